@@ -1,0 +1,37 @@
+# Each target makes what it needs: `make serve` and `make test` work on a fresh clone with Python 3.11, make and gcc.
+PYTHON ?= python3
+VENV ?= .venv
+SPIKESEG_PORT ?= 8000
+
+# The newest bytecode is made while installing, so that the first start is as fast as the second.
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: serve test lint format train-smoke demo clean
+
+serve: $(VENV)/serve.done
+	SPIKESEG_PORT=$(SPIKESEG_PORT) $(VENV)/bin/python -m service
+
+test: $(VENV)/dev.done lint
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/dev.done
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/dev.done
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+$(VENV)/serve.done: pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e '.[serve]'
+	touch $@
+
+$(VENV)/dev.done: pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e '.[dev]'
+	touch $@ $(VENV)/serve.done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,70 @@
+"""Events to network input: polarity counts on the network's grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import EncodingError
+from models.events import EventBatch, SensorSize
+
+
+@dataclass(frozen=True, slots=True)
+class InputGrid:
+    """The pixels that a network sees, for one sensor: blocks of ``factor`` x ``factor`` sensor pixels.
+
+    A whole-numbered factor keeps every cell the same size, so that no sensor leaves a moiré in the counts.
+    """
+
+    sensor: SensorSize
+    factor: int
+
+    @classmethod
+    def for_sensor(cls, sensor: SensorSize, longest_side: int) -> InputGrid:
+        """The finest grid whose longer side is at most about ``longest_side`` cells."""
+        longest = max(sensor.width, sensor.height)
+        return cls(sensor, max(1, round(longest / longest_side)))
+
+    @property
+    def width(self) -> int:
+        return -(-self.sensor.width // self.factor)
+
+    @property
+    def height(self) -> int:
+        return -(-self.sensor.height // self.factor)
+
+
+def polarity_counts(events: EventBatch, grid: InputGrid, clip: int) -> NDArray[np.float32]:
+    """Count the OFF and ON events of one window in each cell.
+
+    A cell without events is exactly zero, so that a silent input costs a spiking network nothing.
+
+    Parameters
+    ----------
+    events : EventBatch
+    grid : InputGrid
+    clip : int
+        Largest count that is kept; it bounds what a hot pixel can do.
+
+    Returns
+    -------
+    float32 array, (2, grid.height, grid.width)
+        Channel 0 holds OFF, channel 1 ON.
+
+    Raises
+    ------
+    EncodingError
+        If an event lies outside the sensor.
+    """
+    sensor = grid.sensor
+    if len(events) and (int(events.x.max()) >= sensor.width or int(events.y.max()) >= sensor.height):
+        raise EncodingError(f"an event lies outside the {sensor} sensor")
+    cells = grid.height * grid.width
+    x, y = events.x.astype(np.int32), events.y.astype(np.int32)
+    if grid.factor > 1:
+        x, y = x // grid.factor, y // grid.factor
+    index = events.p.astype(np.int32) * cells + y * grid.width + x
+    counts = np.bincount(index, minlength=2 * cells)
+    return np.minimum(counts, clip).astype(np.float32).reshape(2, grid.height, grid.width)

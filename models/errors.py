@@ -1,0 +1,40 @@
+"""Errors of the models package.
+
+ModelsError
+ ├── UnknownModelError    no network of that name in the zoo
+ ├── WeightsError         weights or card missing, damaged, or not of this network
+ ├── StateError           a state that does not belong to this network or sensor
+ ├── EncodingError        events or frames that cannot be turned into a tensor
+ ├── EmulatorError        frames or settings that the emulator cannot use
+ └── DatasetNotFoundError the data asked for is not on this machine
+"""
+
+from __future__ import annotations
+
+
+class ModelsError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class UnknownModelError(ModelsError):
+    """No network of that name in the zoo."""
+
+
+class WeightsError(ModelsError):
+    """Weights or their card are missing, damaged, or not of this network."""
+
+
+class StateError(ModelsError):
+    """A state that does not belong to this network or sensor."""
+
+
+class EncodingError(ModelsError):
+    """Events or frames that cannot be turned into an input tensor."""
+
+
+class EmulatorError(ModelsError):
+    """Frames or settings that the emulator cannot use."""
+
+
+class DatasetNotFoundError(ModelsError):
+    """The data asked for is not on this machine; the message says what was looked for."""

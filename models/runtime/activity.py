@@ -1,0 +1,79 @@
+"""What a window cost: spikes, synaptic operations, and an estimate of energy.
+
+Definitions as the field uses them. The synaptic operations (SOPs) of a layer are the accumulates that its input spikes
+cause: its dense multiply-accumulates times the share of its inputs that are not zero (NeuroBench's effective
+operations; weights of zero and biases left out). Energy counts 4.6 pJ for each multiply-accumulate of the layer that
+sees analog input and 0.9 pJ for each accumulate behind it (45 nm, fp32; Horowitz, ISSCC 2014). It is an estimate:
+memory traffic and membrane updates are not in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+E_MAC_J = 4.6e-12
+E_AC_J = 0.9e-12
+
+
+@dataclass(frozen=True, slots=True)
+class LayerActivity:
+    """What one layer did in one window.
+
+    Attributes
+    ----------
+    name : str
+    neurons : int
+        0 for the readout, which never fires.
+    spikes : int
+    sops : float
+        Synaptic operations into this layer.
+    """
+
+    name: str
+    neurons: int
+    spikes: int
+    sops: float
+
+    @property
+    def firing_rate(self) -> float:
+        """Spikes for each neuron in this window."""
+        return self.spikes / self.neurons if self.neurons else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpikeActivity:
+    """What the network did in one window.
+
+    Attributes
+    ----------
+    layers : tuple of LayerActivity
+    macs_ann : float
+        Multiply-accumulates of the ANN twin for the same window: every input, zero or not.
+    macs_analog : float
+        Those of them in the layer that sees analog input.
+    """
+
+    layers: tuple[LayerActivity, ...]
+    macs_ann: float
+    macs_analog: float
+
+    @property
+    def firing_rate(self) -> float:
+        """Spikes for each neuron of the network in this window."""
+        neurons = sum(layer.neurons for layer in self.layers)
+        return sum(layer.spikes for layer in self.layers) / neurons if neurons else 0.0
+
+    @property
+    def sops(self) -> float:
+        """Synaptic operations of all layers."""
+        return sum(layer.sops for layer in self.layers)
+
+    @property
+    def energy_snn_j(self) -> float:
+        """Estimated joules: multiply-accumulates of the analog layer, accumulates of the others."""
+        return E_MAC_J * self.macs_analog + E_AC_J * sum(layer.sops for layer in self.layers[1:])
+
+    @property
+    def energy_ann_j(self) -> float:
+        """Estimated joules of the ANN twin."""
+        return E_MAC_J * self.macs_ann

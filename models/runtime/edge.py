@@ -1,0 +1,140 @@
+"""The streaming network as a pure step: ``step(state, x) -> (logits, state', spike counts)``, on PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.architectures.edge import READOUT, EdgeConfig, forward_graph, layer_macs, layer_shapes, sources, synapses
+from models.errors import WeightsError
+from models.runtime.activity import LayerActivity, SpikeActivity
+from models.runtime.lif import leaky_readout_step, lif_step
+from models.runtime.state import State, check_state
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step gives.
+
+    Attributes
+    ----------
+    logits : Tensor, (B, classes, ceil(H / 4), ceil(W / 4))
+    state : State
+    spike_counts : mapping of int64 Tensor, (B,)
+        Spikes of each layer and row, and under ``input`` the input cells that are not zero.
+    """
+
+    logits: Tensor
+    state: State
+    spike_counts: Mapping[str, Tensor]
+
+
+class EdgeRuntime:
+    """A streaming Spiking-DeepLab with folded weights. It holds no membranes and is safe to share between threads.
+
+    Parameters
+    ----------
+    config : EdgeConfig
+    weights : mapping of Tensor
+        As ``models.architectures.edge.fold_batch_norm`` gives them.
+
+    Raises
+    ------
+    WeightsError
+        If a weight is missing, of another shape, or not finite.
+    """
+
+    def __init__(self, config: EdgeConfig, weights: Mapping[str, Tensor]) -> None:
+        self.config = config
+        self._synapses = synapses(config)
+        self._weights: dict[str, Tensor] = {}
+        expected: dict[str, tuple[int, ...]] = {}
+        for name, s in self._synapses.items():
+            expected[f"{name}.weight"] = (s.cout, s.cin, s.kernel, s.kernel)
+            expected[f"{name}.bias"] = expected[f"{name}.keep"] = (s.cout,)
+        if set(weights) != set(expected):
+            odd = sorted(set(weights) ^ set(expected))
+            raise WeightsError(f"the weights do not fit the network: {', '.join(odd)} missing or unknown")
+        for name, shape in expected.items():
+            if tuple(weights[name].shape) != shape:
+                raise WeightsError(f"weight {name} has shape {tuple(weights[name].shape)}, expected {shape}")
+            if not torch.isfinite(weights[name]).all():
+                raise WeightsError(f"weight {name} holds values that are not finite")
+            tensor = weights[name].detach().to(torch.float32)
+            if name.endswith(".weight"):
+                tensor = tensor.contiguous(memory_format=torch.channels_last)
+            elif name.endswith(".keep"):
+                tensor = tensor.reshape(-1, 1, 1)
+            self._weights[name] = tensor
+
+    def initial_state(self, batch: int, height: int, width: int) -> State:
+        """Membranes at rest, for an input grid of height x width cells."""
+        shapes = layer_shapes(self.config, height, width)
+        return State(
+            {
+                name: torch.zeros(batch, *shape).contiguous(memory_format=torch.channels_last)
+                for name, shape in shapes.items()
+            }
+        )
+
+    @torch.inference_mode()
+    def step(self, state: State, x: Tensor) -> StepResult:
+        """Advance one window.
+
+        Parameters
+        ----------
+        state : State
+        x : float32 Tensor, (B, 2, H, W)
+            Polarity counts.
+
+        Raises
+        ------
+        StateError
+            If the state is of another network, batch or grid.
+        """
+        batch, _, height, width = x.shape
+        shapes = layer_shapes(self.config, height, width)
+        check_state(state, {name: (batch, *shape) for name, shape in shapes.items()})
+        membranes: dict[str, Tensor] = {}
+        counts: dict[str, Tensor] = {"input": torch.count_nonzero(x, dim=(1, 2, 3))}
+
+        def synapse(name: str, spikes: Tensor) -> Tensor:
+            s = self._synapses[name]
+            return F.conv2d(
+                spikes, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], s.stride, s.padding, s.dilation
+            )
+
+        def neurons(name: str, current: Tensor) -> Tensor:
+            keep = self._weights[f"{name}.keep"]
+            if name == READOUT:
+                membranes[name] = leaky_readout_step(current, state[name], keep)
+                return membranes[name]
+            spikes, membranes[name] = lif_step(current, state[name], keep)
+            # Sums of 0.0 and 1.0 over one row stay exact in float32 up to 2^24 neurons of a layer.
+            counts[name] = spikes.sum(dim=(1, 2, 3)).to(torch.int64)
+            return spikes
+
+        logits = forward_graph(self.config, x.contiguous(memory_format=torch.channels_last), synapse, neurons)
+        return StepResult(logits, State(membranes), counts)
+
+    def activity(self, counts: Mapping[str, Tensor], row: int, height: int, width: int) -> SpikeActivity:
+        """What one row's spike counts mean: firing rates and synaptic operations by layer."""
+        shapes = layer_shapes(self.config, height, width)
+        macs = layer_macs(self.config, height, width)
+        neurons = {name: c * h * w for name, (c, h, w) in shapes.items()}
+        neurons["input"] = self.config.input_channels * height * width
+        layers = []
+        for name, reads in sources(self.config).items():
+            active = sum(int(counts[source][row]) * times for source, times in reads)
+            density = active / sum(neurons[source] * times for source, times in reads)
+            fires = name != READOUT
+            layers.append(
+                LayerActivity(
+                    name, neurons[name] if fires else 0, int(counts[name][row]) if fires else 0, density * macs[name]
+                )
+            )
+        return SpikeActivity(tuple(layers), float(sum(macs.values())), float(macs["stem"]))

@@ -1,0 +1,86 @@
+"""A trained network with its card: events of one window and a state in, a mask and the next state out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.architectures.edge import resize_logits
+from models.classes import SegmentationClass
+from models.encoding import InputGrid, polarity_counts
+from models.events import EventBatch, SensorSize
+from models.runtime.activity import SpikeActivity
+from models.runtime.edge import EdgeRuntime
+from models.runtime.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSegmentation:
+    """The answer to one window.
+
+    Attributes
+    ----------
+    mask : uint8 array, (sensor height, sensor width)
+        Class ids.
+    state : State
+        The membranes after the window.
+    activity : SpikeActivity
+    """
+
+    mask: NDArray[np.uint8]
+    state: State
+    activity: SpikeActivity
+
+
+@dataclass(frozen=True, slots=True)
+class StreamingModel:
+    """A network that answers an endless stream, one step for each window.
+
+    Attributes
+    ----------
+    name : str
+    runtime : EdgeRuntime
+    classes : tuple of SegmentationClass
+    window_us : int
+        Length in µs of the windows that it was trained on; others work, the further off the worse.
+    card : dict
+        How it was trained and what it scores.
+    """
+
+    name: str
+    runtime: EdgeRuntime
+    classes: tuple[SegmentationClass, ...]
+    window_us: int
+    card: dict[str, Any]
+
+    def grid(self, sensor: SensorSize) -> InputGrid:
+        """The cells that the network sees of a sensor."""
+        return InputGrid.for_sensor(sensor, self.runtime.config.grid)
+
+    def initial_state(self, sensor: SensorSize) -> State:
+        """Membranes at rest."""
+        grid = self.grid(sensor)
+        return self.runtime.initial_state(1, grid.height, grid.width)
+
+    def segment(self, state: State, events: EventBatch, sensor: SensorSize) -> WindowSegmentation:
+        """Advance one window: pure, the state given is left as it is.
+
+        Raises
+        ------
+        EncodingError
+            If an event lies outside the sensor.
+        StateError
+            If the state is not one of this network for this sensor.
+        """
+        grid = self.grid(sensor)
+        x = torch.from_numpy(polarity_counts(events, grid, self.runtime.config.count_clip))[None]
+        result = self.runtime.step(state, x)
+        with torch.inference_mode():
+            full = resize_logits(result.logits, sensor.height, sensor.width, 4 * grid.factor)
+            mask = full[0].argmax(0).to(torch.uint8).numpy()
+        activity = self.runtime.activity(result.spike_counts, 0, grid.height, grid.width)
+        return WindowSegmentation(mask, result.state, activity)

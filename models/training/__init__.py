@@ -1,0 +1,1 @@
+"""Training and evaluation, each a function and a command ``python -m models.training.NAME``."""

@@ -1,0 +1,34 @@
+"""Segmentation metrics from a confusion matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.classes import UNLABELLED
+
+Confusion = NDArray[np.int64]
+
+
+def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int) -> Confusion:
+    """Pixel counts (classes, classes): rows are the truth, columns the prediction; unlabelled pixels are left out."""
+    known = truth != UNLABELLED
+    index = truth[known].astype(np.int64) * classes + predicted[known]
+    return np.bincount(index, minlength=classes * classes).reshape(classes, classes)
+
+
+def class_iou(matrix: Confusion) -> NDArray[np.float64]:
+    """Intersection over union of each class; NaN for a class that is neither present nor predicted."""
+    hit = np.diag(matrix).astype(np.float64)
+    union = matrix.sum(0) + matrix.sum(1) - hit
+    return np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0)
+
+
+def mean_iou(matrix: Confusion) -> float:
+    """Mean of ``class_iou`` over the classes that it is defined for."""
+    return float(np.nanmean(class_iou(matrix)))
+
+
+def pixel_accuracy(matrix: Confusion) -> float:
+    """Share of the labelled pixels that are right."""
+    return float(np.diag(matrix).sum() / max(int(matrix.sum()), 1))

@@ -1,0 +1,296 @@
+"""Endless labelled event sequences from stills, a chunk of windows at a time, for truncated BPTT.
+
+Each slot of a batch drives over one picture for some windows, then takes up another; its first chunk is marked, so that
+the trainer resets that row's membranes there. Network and emulator state otherwise carry over from chunk to chunk, as
+they do when the network is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.datasets.labels import class_ids
+from models.datasets.stills import Still
+from models.ego_motion import EgoMotion
+from models.emulator import EmulatorConfig, crossings, initial, log_intensity
+
+REFERENCE_WIDTH = 346
+RARE_CLASSES = (2, 4, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceConfig:
+    """How stills become event sequences.
+
+    Attributes
+    ----------
+    height, width : int
+        Size of the simulated sensor: a part of the picture is looked at.
+    chunk : int
+        Windows in a chunk: the length of backpropagation through time.
+    chunks : (int, int)
+        Fewest and most chunks that a slot stays with one picture.
+    scales : (float, float)
+        Range of the picture's size, relative to a width of 346 pixels.
+    label_stride : int
+        Labels are given for every ``label_stride``-th pixel.
+    pastes : int
+        Most things of rare classes that are pasted in from other pictures.
+    """
+
+    height: int = 144
+    width: int = 192
+    chunk: int = 6
+    chunks: tuple[int, int] = (2, 4)
+    scales: tuple[float, float] = (0.65, 1.4)
+    label_stride: int = 2
+    pastes: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One chunk of a batch.
+
+    Attributes
+    ----------
+    counts : float32 array, (T, B, 2, H, W)
+    labels : uint8 array, (T, B, H / stride, W / stride)
+        Bit masks of classes.
+    fresh : bool array, (B,)
+        Rows that begin a new sequence: their state starts from rest.
+    """
+
+    counts: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    fresh: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """An object cut out of a picture: its box of grey values, labels and silhouette, and where it stood."""
+
+    grey: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    inside: NDArray[np.bool_]
+    bottom: float
+    centre: float
+    width_of_picture: int
+
+
+def cut_things(stills: Sequence[Still], smallest: int = 80) -> list[list[Thing]]:
+    """Connected things of the rare classes, one list for each class of ``RARE_CLASSES``."""
+    found: list[list[Thing]] = [[] for _ in RARE_CLASSES]
+    for still in stills:
+        ids = class_ids(still.labels)
+        height, width = ids.shape
+        for things, c in zip(found, RARE_CLASSES, strict=True):
+            count, components, stats, _ = cv2.connectedComponentsWithStats((ids == c).astype(np.uint8))
+            for k in range(1, count):
+                x, y, w, h, area = (int(v) for v in stats[k])
+                if area < smallest or w > width // 2:
+                    continue
+                box = (slice(y, y + h), slice(x, x + w))
+                things.append(
+                    Thing(
+                        still.grey[box],
+                        still.labels[box],
+                        components[box] == k,
+                        (y + h) / height,
+                        (x + w / 2) / width,
+                        width,
+                    )
+                )
+    return found
+
+
+def paste(
+    rng: np.random.Generator, grey: NDArray[np.uint8], labels: NDArray[np.uint8], things: list[list[Thing]], most: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Copies of a picture and its labels with up to ``most`` things added about where they stood in their own."""
+    grey, labels = grey.copy(), labels.copy()
+    height, width = grey.shape
+    for _ in range(rng.integers(0, most + 1)):
+        of_class = things[rng.integers(0, len(things))]
+        if not of_class:
+            continue
+        thing = of_class[rng.integers(0, len(of_class))]
+        scale = width / thing.width_of_picture * rng.uniform(0.7, 1.3)
+        h, w = (max(2, round(n * scale)) for n in thing.inside.shape)
+        if h >= height or w >= width:
+            continue
+        centre = thing.centre if rng.random() < 0.5 else 1 - thing.centre
+        x = int(np.clip(centre * width + rng.normal(0, 0.1 * width) - w / 2, 0, width - w))
+        y = int(np.clip(thing.bottom * height + rng.normal(0, 0.02 * height) - h, 0, height - h))
+        inside = cv2.resize(thing.inside.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0
+        picture = cv2.resize(thing.grey, (w, h), interpolation=cv2.INTER_LINEAR)
+        thing_labels = cv2.resize(thing.labels, (w, h), interpolation=cv2.INTER_NEAREST)
+        if rng.random() < 0.5:
+            inside, picture, thing_labels = inside[:, ::-1], picture[:, ::-1], thing_labels[:, ::-1]
+        box = (slice(y, y + h), slice(x, x + w))
+        grey[box][inside] = picture[inside]
+        labels[box][inside] = thing_labels[inside]
+    return grey, labels
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One row of the batch: a drive over one picture, and the sensor's state."""
+
+    grey: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    motion: EgoMotion
+    emulator: EmulatorConfig
+    gamma: float
+    windows_for_each_frame: int
+    chunks_left: int
+    window: int = 0
+    started: bool = False
+    reference: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    level: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    thresholds: tuple[NDArray[np.float32], NDArray[np.float32]] = field(
+        default_factory=lambda: (np.empty(0, np.float32), np.empty(0, np.float32))
+    )
+
+
+class SequenceBatches:
+    """An endless iterator of chunks.
+
+    Parameters
+    ----------
+    sources : sequence of (stills, weight)
+        Data sets, and how often to draw from each.
+    config : SequenceConfig
+    batch : int
+    count_clip : int
+    seed : int
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[Sequence[Still], float]],
+        config: SequenceConfig,
+        batch: int,
+        count_clip: int,
+        seed: int,
+    ) -> None:
+        self.sources = [stills for stills, _ in sources]
+        weights = np.array([weight for _, weight in sources])
+        self.weights = weights / weights.sum()
+        self.config = config
+        self.count_clip = count_clip
+        self.rng = np.random.default_rng(seed)
+        self.things = cut_things([still for stills in self.sources for still in stills])
+        self.view_y, self.view_x = np.mgrid[0 : config.height, 0 : config.width].astype(np.float32)
+        self.slots = [self._new_slot() for _ in range(batch)]
+        # Different lengths from the start keep the slots from changing pictures all at once.
+        for i, slot in enumerate(self.slots):
+            slot.chunks_left = 1 + i % config.chunks[1]
+
+    def __iter__(self) -> SequenceBatches:
+        return self
+
+    def __next__(self) -> Chunk:
+        for i, slot in enumerate(self.slots):
+            if slot.chunks_left == 0:
+                self.slots[i] = self._new_slot()
+        fresh = np.array([not slot.started for slot in self.slots])
+        rows = [self._advance(slot) for slot in self.slots]
+        return Chunk(np.stack([c for c, _ in rows], axis=1), np.stack([la for _, la in rows], axis=1), fresh)
+
+    def _new_slot(self) -> _Slot:
+        rng, config = self.rng, self.config
+        stills = self.sources[rng.choice(len(self.sources), p=self.weights)]
+        still = stills[rng.integers(0, len(stills))]
+        grey, labels = paste(rng, still.grey, still.labels, self.things, config.pastes)
+
+        lowest, highest = (np.log(s) for s in config.scales)
+        scale = float(np.exp(rng.uniform(lowest, highest))) * REFERENCE_WIDTH / grey.shape[1]
+        # The view always fits into the picture.
+        scale = max(scale, 1.02 * config.width / grey.shape[1], 1.02 * config.height / grey.shape[0])
+        size = (round(grey.shape[1] * scale), round(grey.shape[0] * scale))
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
+        if rng.random() < 0.5:
+            grey, labels = np.ascontiguousarray(grey[:, ::-1]), np.ascontiguousarray(labels[:, ::-1])
+
+        chunks = int(rng.integers(config.chunks[0], config.chunks[1] + 1))
+        origin = self._look_at(labels)
+        contrast = float(np.exp(rng.uniform(np.log(0.13), np.log(0.32))))
+        emulator = EmulatorConfig(
+            contrast_on=contrast * float(rng.uniform(0.9, 1.1)),
+            contrast_off=contrast * float(rng.uniform(0.9, 1.1)),
+            threshold_sigma=float(rng.uniform(0, 0.05)),
+            noise_rate_hz=float(rng.exponential(0.2)),
+        )
+        return _Slot(
+            grey,
+            labels,
+            EgoMotion.random(rng, grey.shape, origin, chunks * config.chunk),
+            emulator,
+            gamma=float(np.exp(rng.normal(0, 0.2))),
+            windows_for_each_frame=int(rng.integers(1, 3)),
+            chunks_left=chunks,
+        )
+
+    def _look_at(self, labels: NDArray[np.uint8]) -> tuple[float, float]:
+        """Top left corner of the view: anywhere, or around a pixel of a rare class."""
+        rng, config = self.rng, self.config
+        room_y, room_x = labels.shape[0] - config.height, labels.shape[1] - config.width
+        if rng.random() < 0.4:
+            c = int(rng.choice(RARE_CLASSES))
+            ys, xs = np.nonzero(labels[::4, ::4] == 1 << c)
+            if len(ys):
+                k = rng.integers(0, len(ys))
+                y = 4 * ys[k] - config.height * rng.uniform(0.3, 0.7)
+                x = 4 * xs[k] - config.width * rng.uniform(0.3, 0.7)
+                return float(np.clip(x, 0, room_x)), float(np.clip(y, 0, room_y))
+        return float(rng.uniform(0, room_x)), float(rng.uniform(0, room_y))
+
+    def _render(self, slot: _Slot, time: float) -> NDArray[np.float32]:
+        map_x, map_y = slot.motion.maps(time, self.view_x, self.view_y)
+        view = cv2.remap(slot.grey, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        return log_intensity((view.astype(np.float32) / 255) ** np.float32(slot.gamma), slot.emulator.dark_level)
+
+    def _label(self, slot: _Slot, time: float) -> NDArray[np.uint8]:
+        s = self.config.label_stride
+        map_x, map_y = slot.motion.maps(time, self.view_x[s // 2 :: s, s // 2 :: s], self.view_y[s // 2 :: s, s // 2 :: s])
+        # What lies beyond the picture's border is a reflection for the sensor, and unlabelled.
+        return np.asarray(
+            cv2.remap(slot.labels, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        )
+
+    def _advance(self, slot: _Slot) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        config = self.config
+        if not slot.started:
+            slot.started = True
+            slot.level = self._render(slot, 0.0)
+            sensor = initial(np.exp(slot.level), slot.emulator, seed=int(self.rng.integers(1 << 31)))
+            slot.reference, slot.thresholds = slot.level, (sensor.theta_on, sensor.theta_off)
+        counts = np.empty((config.chunk, 2, config.height, config.width), np.float32)
+        labels = np.empty(
+            (config.chunk, config.height // config.label_stride, config.width // config.label_stride), np.uint8
+        )
+        noise = 0.5 * slot.emulator.noise_rate_hz / 30
+        for k in range(config.chunk):
+            step = slot.windows_for_each_frame
+            part = slot.window % step
+            if part == 0:
+                target = self._render(slot, slot.window + step)
+            else:
+                target = self._render(slot, slot.window - part + step)
+            # Log intensity goes over linearly into the next frame.
+            slot.level = slot.level + (target - slot.level) / np.float32(step - part)
+            n_on, n_off, slot.reference = crossings(slot.reference, slot.level, *slot.thresholds)
+            for channel, n in ((0, n_off), (1, n_on)):
+                counts[k, channel] = n
+                if noise > 0:
+                    counts[k, channel] += self.rng.random(n.shape, dtype=np.float32) < noise
+            slot.window += 1
+            labels[k] = self._label(slot, float(slot.window))
+        slot.chunks_left -= 1
+        return np.minimum(counts, self.count_clip), labels

@@ -1,0 +1,144 @@
+"""What a window is answered with: the encoded mask and the metadata that goes with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from models.classes import SegmentationClass
+from service.streaming.windows import Window
+from service.wire.masks import Mask, MaskEncoding, encode_coco_rle, encode_mask
+
+if TYPE_CHECKING:
+    from models.runtime.activity import SpikeActivity
+
+    from service.streaming.engine import TimedSegmentation
+
+COCO_RLE: Literal["coco-rle"] = "coco-rle"
+_METADATA_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFormat:
+    """How a client wants its answers.
+
+    Attributes
+    ----------
+    mask : MaskEncoding or "coco-rle"
+        COCO run lengths stand in the metadata; the answer's ``mask`` is then empty.
+    metrics : bool
+        Whether the metadata holds the network's activity.
+    """
+
+    mask: MaskEncoding | Literal["coco-rle"]
+    metrics: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one window: metadata as the wire contract has it, and the encoded mask."""
+
+    window: int
+    metadata: dict[str, Any]
+    mask: bytes
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it takes."""
+        return len(self.mask) + _METADATA_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """When a message arrived (on ``time.perf_counter``), and how long its bytes took to decode, in seconds."""
+
+    at: float
+    decode_s: float = 0.0
+
+
+def build_answer(
+    window: Window,
+    timed: TimedSegmentation,
+    classes: Sequence[SegmentationClass],
+    form: AnswerFormat,
+    *,
+    acked: int,
+    arrival: Arrival,
+) -> Answer:
+    """Encode the mask of a window and say what it took.
+
+    Parameters
+    ----------
+    window : Window
+    timed : TimedSegmentation
+    classes : sequence of SegmentationClass
+    form : AnswerFormat
+    acked : int
+        Number of the last client message whose effect is kept.
+    arrival : Arrival
+        Of the message that closed the window.
+    """
+    mask = timed.segmentation.mask
+    begun = time.perf_counter()
+    about_mask: dict[str, Any] = {"encoding": str(form.mask), "width": mask.shape[1], "height": mask.shape[0]}
+    if form.mask == COCO_RLE:
+        encoded = b""
+        about_mask["rles"] = encode_coco_rle(mask, [c.id for c in classes])
+    else:
+        encoded = encode_mask(mask, form.mask, classes)
+        about_mask["bytes"] = len(encoded)
+    shares = class_shares(mask, classes)
+    done = time.perf_counter()
+    metadata: dict[str, Any] = {
+        "window": window.index,
+        "t_start": window.t_start,
+        "t_end": window.t_end,
+        "events": len(window.events),
+        "mask": about_mask,
+    }
+    if form.metrics:
+        metadata["activity"] = activity_json(timed.segmentation.activity)
+    metadata["latency_ms"] = {
+        "decode": _ms(arrival.decode_s),
+        "wait": _ms(timed.wait_s),
+        "compute": _ms(timed.compute_s),
+        "encode": _ms(done - begun),
+        "total": _ms(done - arrival.at),
+    }
+    metadata["class_share"] = shares
+    metadata["acked"] = acked
+    return Answer(window.index, metadata, encoded)
+
+
+def class_shares(mask: Mask, classes: Sequence[SegmentationClass]) -> list[float]:
+    """Share of the mask's pixels that each class has, in the order of ``classes``."""
+    counts = np.bincount(mask.ravel(), minlength=256)
+    return [round(int(counts[c.id]) / mask.size, 6) for c in classes]
+
+
+def activity_json(activity: SpikeActivity) -> dict[str, Any]:
+    """A network's activity in one window, as the wire contract has it."""
+    return {
+        "layers": [
+            {
+                "name": layer.name,
+                "neurons": layer.neurons,
+                "spikes": layer.spikes,
+                "firing_rate": layer.firing_rate,
+                "sops": layer.sops,
+            }
+            for layer in activity.layers
+        ],
+        "firing_rate": activity.firing_rate,
+        "sops": activity.sops,
+        "macs_ann": activity.macs_ann,
+        "energy_estimate_j": {"snn": activity.energy_snn_j, "ann": activity.energy_ann_j},
+    }
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)

@@ -1,0 +1,229 @@
+// One session on the stream: hello, numbered messages, acknowledgements, and taking the session up again with its
+// resume token when the connection drops. Every message is kept until the server has acknowledged it.
+
+import { Code, FormatError, Kind, VERSION, encodeEnd, parseMessage } from './protocol.js';
+
+/** States of a connection. */
+export const Link = Object.freeze({
+  CONNECTING: 'connecting', // a socket is open or opening, no welcome yet
+  LIVE: 'live', // welcome has come
+  WAITING: 'waiting', // dropped; the next try is due at `retryAt`
+  DORMANT: 'dormant', // dropped while nobody needs it; `eager = true` takes it up again
+  CLOSED: 'closed', // ended for good
+});
+
+const FIRST_DELAY_MS = 250;
+const LONGEST_DELAY_MS = 8000;
+const SILENCE_MS = 20000;
+
+/** Closures after which the same hello, or the same message, would fail again. */
+const FINAL_CODES = new Set([Code.HELLO, Code.NOT_FOUND, Code.TOO_LARGE, Code.UNUSABLE]);
+
+/**
+ * @typedef {object} Handlers
+ * @property {(state: string) => void} onState
+ * @property {(welcome: object, resumed: boolean) => void} onWelcome
+ * @property {(result: {meta: object, mask: Uint8Array}) => void} onResult
+ * @property {(sequence: number) => void} onAck every message up to this one has taken effect
+ * @property {(end: {code: number, problem: ?object, lost: boolean}) => void} onEnd the session cannot go on; `lost`: the
+ *   server no longer knows it, so a new one may be started
+ */
+export class StreamConnection {
+  /** Wall-clock time of the next try, in ms, while WAITING. */
+  retryAt = 0;
+  /** Why the last connection dropped: `{code, problem}`, or null. */
+  lastDrop = null;
+
+  #url;
+  #hello;
+  #handlers;
+  #WebSocket;
+  #socket = null;
+  #state = Link.CLOSED;
+  #token = null;
+  #nextSequence = 1;
+  #pending = []; // {sequence, buffer}, oldest first
+  #problem = null;
+  #tries = 0;
+  #eager = true;
+  #retryTimer = 0;
+  #silenceTimer = 0;
+
+  /**
+   * @param {string|URL} url
+   * @param {object} hello fields of the hello besides `type` and `version`
+   * @param {Handlers} handlers
+   * @param {{WebSocket?: typeof WebSocket}} [options]
+   */
+  constructor(url, hello, handlers, { WebSocket = globalThis.WebSocket } = {}) {
+    this.#url = url;
+    this.#hello = hello;
+    this.#handlers = handlers;
+    this.#WebSocket = WebSocket;
+  }
+
+  get state() {
+    return this.#state;
+  }
+
+  get live() {
+    return this.#state === Link.LIVE;
+  }
+
+  /** Failed tries since the server last acknowledged anything. */
+  get tries() {
+    return this.#tries;
+  }
+
+  /** Whether a dropped connection is taken up again at once, or only when this is set. */
+  set eager(value) {
+    this.#eager = value;
+    if (value && this.#state === Link.DORMANT) this.open();
+    else if (!value && this.#state === Link.WAITING) this.#enter(Link.DORMANT);
+  }
+
+  open() {
+    clearTimeout(this.#retryTimer);
+    this.#problem = null;
+    const socket = new this.#WebSocket(this.#url);
+    socket.binaryType = 'arraybuffer';
+    socket.onopen = () => {
+      const subject = this.#token ? { resume: this.#token } : this.#hello;
+      socket.send(JSON.stringify({ type: 'hello', version: VERSION, ...subject }));
+    };
+    socket.onmessage = (event) => {
+      this.#listen();
+      try {
+        if (typeof event.data === 'string') this.#onText(JSON.parse(event.data));
+        else this.#onBinary(event.data);
+      } catch (error) {
+        if (!(error instanceof FormatError) && !(error instanceof SyntaxError)) throw error;
+        this.#finish(Code.UNUSABLE, { title: 'The answer of the server could not be read', detail: error.message });
+      }
+    };
+    socket.onclose = (event) => this.#onClose(event.code);
+    this.#socket = socket;
+    this.#enter(Link.CONNECTING);
+    this.#listen();
+  }
+
+  /** Try again now instead of when the back-off is over. */
+  retryNow() {
+    if (this.#state === Link.WAITING || this.#state === Link.DORMANT) this.open();
+  }
+
+  /**
+   * Send a message, at once or as soon as the connection is back.
+   *
+   * @param {(sequence: number) => ArrayBuffer} encode
+   * @returns {number} the message's number
+   */
+  send(encode) {
+    const sequence = this.#nextSequence++;
+    const buffer = encode(sequence);
+    this.#pending.push({ sequence, buffer });
+    if (this.live) this.#socket.send(buffer);
+    return sequence;
+  }
+
+  /** End the session; nothing is reported any more. */
+  close() {
+    if (this.live) this.send(encodeEnd);
+    this.#discardSocket();
+    this.#enter(Link.CLOSED);
+  }
+
+  #enter(state) {
+    clearTimeout(this.#retryTimer);
+    if (state !== Link.CONNECTING && state !== Link.LIVE) clearTimeout(this.#silenceTimer);
+    if (this.#state === state) return;
+    this.#state = state;
+    this.#handlers.onState(state);
+  }
+
+  #onText(message) {
+    if (message.type === 'error') {
+      this.#problem = message;
+    } else if (message.type === 'welcome') {
+      this.#onWelcome(message);
+    }
+  }
+
+  #onWelcome(welcome) {
+    const resumed = this.#token !== null;
+    this.#token = welcome.resume;
+    this.#pending = this.#pending.filter((message) => message.sequence >= welcome.next_sequence);
+    const next = this.#pending.length ? this.#pending[0].sequence : this.#nextSequence;
+    if (resumed && next > welcome.next_sequence) {
+      // The server remembers less than it has acknowledged: what it lacks is gone.
+      this.#finish(Code.NOT_FOUND, null, true);
+      return;
+    }
+    if (!resumed) this.#nextSequence = welcome.next_sequence;
+    this.#enter(Link.LIVE);
+    this.#handlers.onWelcome(welcome, resumed);
+    for (const message of this.#pending) this.#socket.send(message.buffer);
+  }
+
+  #onBinary(buffer) {
+    const message = parseMessage(buffer);
+    if (message.kind === Kind.RESULT) {
+      this.#handlers.onResult(message);
+    } else {
+      this.#tries = 0;
+      this.#pending = this.#pending.filter((sent) => sent.sequence > message.acked);
+      this.#handlers.onAck(message.acked);
+    }
+  }
+
+  #onClose(closeCode) {
+    const code = this.#problem?.code ?? closeCode;
+    if (code === 1000) {
+      this.#finish(code, this.#problem);
+    } else if (code === Code.NOT_FOUND && this.#token) {
+      this.#finish(code, this.#problem, true);
+    } else if (FINAL_CODES.has(code)) {
+      this.#finish(code, this.#problem);
+    } else {
+      this.#drop(code);
+    }
+  }
+
+  #drop(code) {
+    this.#discardSocket();
+    this.lastDrop = { code, problem: this.#problem };
+    const delay = Math.min(FIRST_DELAY_MS * 2 ** this.#tries++, LONGEST_DELAY_MS) * (0.75 + 0.5 * Math.random());
+    if (!this.#eager) {
+      this.#enter(Link.DORMANT);
+      return;
+    }
+    this.retryAt = Date.now() + delay;
+    this.#enter(Link.WAITING);
+    this.#retryTimer = setTimeout(() => this.open(), delay);
+  }
+
+  #finish(code, problem, lost = false) {
+    this.#discardSocket();
+    this.#enter(Link.CLOSED);
+    this.#handlers.onEnd({ code, problem, lost });
+  }
+
+  /** A connection that owes us an answer and stays silent for long is as good as dropped. */
+  #listen() {
+    clearTimeout(this.#silenceTimer);
+    this.#silenceTimer = setTimeout(() => {
+      if (this.live && this.#pending.length === 0) this.#listen();
+      else this.#drop(1006);
+    }, SILENCE_MS);
+  }
+
+  #discardSocket() {
+    clearTimeout(this.#silenceTimer);
+    clearTimeout(this.#retryTimer);
+    const socket = this.#socket;
+    this.#socket = null;
+    if (!socket) return;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close();
+  }
+}

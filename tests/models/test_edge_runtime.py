@@ -1,0 +1,168 @@
+"""The streaming runtime against SpikingJelly's own stateful forward, and what an endless stream asks of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spikingjelly.activation_based import functional
+from torch import Tensor
+
+from models.architectures.edge import (
+    READOUT,
+    EdgeConfig,
+    EdgeDeepLab,
+    fold_batch_norm,
+    layer_macs,
+    layer_shapes,
+    sources,
+    synapses,
+)
+from models.errors import StateError, WeightsError
+from models.runtime.edge import EdgeRuntime
+
+SMALL = EdgeConfig(stem=8, stride4=8, stride8=16, pyramid=8, decoder=8, pyramid_rates=(1, 3))
+
+
+def network(config: EdgeConfig, seed: int = 0) -> EdgeDeepLab:
+    """A network with weights, norms and leaks that all differ from their defaults."""
+    torch.manual_seed(seed)
+    net = EdgeDeepLab(config)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.3, 0.3)
+            module.running_var.uniform_(0.3, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.2, 0.4)
+    for name, parameter in net.named_parameters():
+        if name.endswith(".w"):
+            torch.nn.init.uniform_(parameter, -1.5, 1.5)
+    return net.eval()
+
+
+def windows(steps: int, batch: int, height: int, width: int, density: float, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.randint(1, 5, (steps, batch, 2, height, width), generator=generator)
+    return counts * (torch.rand(counts.shape, generator=generator) < density)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(9, 40), st.integers(9, 40), st.integers(1, 3), st.floats(0, 0.5), st.integers(0, 1000)
+)
+def test_step_by_step_equals_spikingjelly(height: int, width: int, batch: int, density: float, seed: int) -> None:
+    net = network(SMALL, seed)
+    x = windows(6, batch, height, width, density, seed).float()
+    functional.reset_net(net)
+    with torch.no_grad():
+        expected, spikes = net.forward_with_spikes(x)
+
+    runtime = EdgeRuntime(SMALL, fold_batch_norm(net))
+    state = runtime.initial_state(batch, height, width)
+    for k in range(len(x)):
+        result = runtime.step(state, x[k])
+        state = result.state
+        torch.testing.assert_close(result.logits, expected[k], atol=1e-4, rtol=1e-4)
+        for name, s in spikes.items():
+            assert result.spike_counts[name].tolist() == s[k].sum(dim=(1, 2, 3)).long().tolist(), name
+    for name, module in net.neurons.items():
+        torch.testing.assert_close(state[name], module.v, atol=1e-4, rtol=1e-4)
+
+
+def test_step_changes_neither_state_nor_input() -> None:
+    runtime = EdgeRuntime(SMALL, fold_batch_norm(network(SMALL)))
+    x = windows(2, 1, 20, 24, 0.2).float()
+    state = runtime.step(runtime.initial_state(1, 20, 24), x[0]).state
+    before = {name: v.clone() for name, v in state.items()}
+    x_before = x.clone()
+    first = runtime.step(state, x[1])
+    second = runtime.step(state, x[1])
+    assert all(torch.equal(v, before[name]) for name, v in state.items())
+    assert torch.equal(x, x_before)
+    assert first.state.equals(second.state)
+    assert torch.equal(first.logits, second.logits)
+
+
+def test_rows_of_a_batch_do_not_touch_each_other() -> None:
+    runtime = EdgeRuntime(SMALL, fold_batch_norm(network(SMALL)))
+    x = windows(4, 3, 21, 25, 0.2).float()
+    together = runtime.initial_state(3, 21, 25)
+    alone = [runtime.initial_state(1, 21, 25) for _ in range(3)]
+    for k in range(4):
+        batched = runtime.step(together, x[k])
+        together = batched.state
+        for row in range(3):
+            single = runtime.step(alone[row], x[k, row : row + 1])
+            alone[row] = single.state
+            torch.testing.assert_close(batched.logits[row], single.logits[0], atol=1e-5, rtol=1e-5)
+            assert all(int(batched.spike_counts[n][row]) == int(c[0]) for n, c in single.spike_counts.items())
+
+
+def test_shapes_and_operations_match_what_runs() -> None:
+    config = EdgeConfig()
+    height, width = 65, 90
+    shapes = layer_shapes(config, height, width)
+    runtime = EdgeRuntime(config, fold_batch_norm(network(config)))
+    result = runtime.step(runtime.initial_state(1, height, width), windows(1, 1, height, width, 0.1)[0].float())
+    assert {name: tuple(v.shape[1:]) for name, v in result.state.items()} == shapes
+    assert shapes[READOUT] == (6, 17, 23)
+    assert layer_macs(config, height, width)["stem"] == 2 * 25 * 32 * 33 * 45
+    assert set(sources(config)) == set(synapses(config)) == set(shapes)
+
+
+def test_synaptic_operations_are_the_accumulates_that_input_spikes_cause() -> None:
+    runtime = EdgeRuntime(SMALL, fold_batch_norm(network(SMALL)))
+    state = runtime.initial_state(1, 32, 32)
+    x = windows(1, 1, 32, 32, 0.25)[0].float()
+    result = runtime.step(state, x)
+    activity = runtime.activity(result.spike_counts, 0, 32, 32)
+    by_name = {layer.name: layer for layer in activity.layers}
+    macs = layer_macs(SMALL, 32, 32)
+    assert by_name["stem"].sops == pytest.approx(float((x != 0).float().mean()) * macs["stem"])
+    assert by_name["enc4"].sops == pytest.approx(by_name["down4"].firing_rate * macs["enc4"])
+    assert activity.macs_ann == sum(macs.values())
+    silent = runtime.activity(
+        {name: torch.zeros_like(count) for name, count in result.spike_counts.items()}, 0, 32, 32
+    )
+    assert silent.sops == 0
+    assert silent.firing_rate == 0
+
+
+def test_an_endless_silence_lets_every_membrane_settle() -> None:
+    runtime = EdgeRuntime(SMALL, fold_batch_norm(network(SMALL)))
+    state = runtime.initial_state(1, 16, 16)
+    for x in windows(5, 1, 16, 16, 0.5).float():
+        state = runtime.step(state, x).state
+    silent = torch.zeros(1, 2, 16, 16)
+    bound = 0.0
+    for _ in range(300):
+        state = runtime.step(state, silent).state
+        bound = max(bound, max(float(v.abs().max()) for v in state.values()))
+    weights = fold_batch_norm(network(SMALL))
+    slowest = max(float(weights[f"{name}.keep"].max()) for name in synapses(SMALL))
+    largest = max(
+        float((weights[f"{n}.weight"].abs().sum((1, 2, 3)) + weights[f"{n}.bias"].abs()).max()) for n in synapses(SMALL)
+    )
+    assert bound <= largest / (1 - slowest)
+
+
+def test_a_state_of_another_grid_is_refused() -> None:
+    runtime = EdgeRuntime(SMALL, fold_batch_norm(network(SMALL)))
+    with pytest.raises(StateError, match="layer stem has shape"):
+        runtime.step(runtime.initial_state(1, 20, 20), torch.zeros(1, 2, 24, 24))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda w: w.pop("stem.bias"), "stem.bias missing or unknown"),
+        (lambda w: w.update({"stem.keep": torch.zeros(3)}), "stem.keep has shape"),
+        (lambda w: w["stem.weight"].fill_(float("nan")), "not finite"),
+    ],
+)
+def test_damaged_weights_are_refused(damage: object, message: str) -> None:
+    weights = fold_batch_norm(network(SMALL))
+    damage(weights)  # type: ignore[operator]
+    with pytest.raises(WeightsError, match=message):
+        EdgeRuntime(SMALL, weights)
