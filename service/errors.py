@@ -73,7 +73,7 @@ class ServiceError(Exception):
     @property
     def reason(self) -> str:
         """The detail, short enough for a WebSocket close frame."""
-        return self.detail.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+        return self.detail.encode(errors="replace")[:_MAX_REASON_BYTES].decode(errors="ignore")
 
     def problem(self) -> dict[str, Any]:
         """The members of an RFC 9457 problem document."""
@@ -228,9 +228,7 @@ class ModelUnavailableError(ServiceError):
     title = "Model unavailable"
 
 
-def problem(
-    status: int, code: str, title: str, detail: str, errors: Sequence[FieldError] = ()
-) -> dict[str, Any]:
+def problem(status: int, code: str, title: str, detail: str, errors: Sequence[FieldError] = ()) -> dict[str, Any]:
     """Members of an RFC 9457 problem document."""
     document: dict[str, Any] = {
         "type": f"urn:spikeseg:problem:{code}",

@@ -30,9 +30,7 @@ class ServiceMetrics:
         Info("spikeseg_build", "Versions of the service and of Python.", registry=registry).info(
             {"version": __version__, "python": platform.python_version()}
         )
-        self._windows = Counter(
-            "spikeseg_windows", "Windows segmented.", ["model"], registry=registry
-        )
+        self._windows = Counter("spikeseg_windows", "Windows segmented.", ["model"], registry=registry)
         self._events = Counter("spikeseg_events", "Events in windows segmented.", ["model"], registry=registry)
         self._errors = Counter("spikeseg_errors", "Requests and messages refused.", ["code"], registry=registry)
         self._latency = Histogram(
@@ -74,9 +72,7 @@ class ServiceMetrics:
         """A body or message has been decoded."""
         self._latency.labels("decode").observe(seconds)
 
-    def observe_window(
-        self, model: str, events: int, activity: SpikeActivity, wait_s: float, compute_s: float
-    ) -> None:
+    def observe_window(self, model: str, events: int, activity: SpikeActivity, wait_s: float, compute_s: float) -> None:
         """A window has been segmented."""
         self._windows.labels(model).inc()
         self._events.labels(model).inc(events)

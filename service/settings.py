@@ -19,44 +19,65 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SPIKESEG_", frozen=True, extra="forbid")
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line to log.")
-    access_log: bool = Field(False, description="Log a line for each HTTP request.")
-    shutdown_seconds: int = Field(5, ge=0, description="Time for requests under way to finish on shutdown.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe line to log."
+    )
+    access_log: bool = Field(default=False, description="Log a line for each HTTP request.")
+    shutdown_seconds: int = Field(default=5, ge=0, description="Time for requests under way to finish on shutdown.")
 
-    default_model: str = Field("edge-s", description="Model of requests that name none; loaded at start.")
+    default_model: str = Field(default="edge-s", description="Model of requests that name none; loaded at start.")
     torch_threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads within one computation."
     )
-    compute_workers: int = Field(1, ge=1, description="Computations at a time, each with torch_threads threads.")
-    codec_workers: int = Field(2, ge=1, description="Threads that decode bodies and encode masks.")
+    compute_workers: int = Field(
+        default=1, ge=1, description="Computations at a time, each with torch_threads threads."
+    )
+    codec_workers: int = Field(default=2, ge=1, description="Threads that decode bodies and encode masks.")
 
-    default_mask: MaskEncoding = Field(MaskEncoding.ZLIB, description="Mask encoding of sessions that name none.")
-    min_window_us: int = Field(1_000, ge=1, description="Shortest window, in microseconds.")
-    max_window_us: int = Field(10_000_000, ge=1, description="Longest window, in microseconds.")
-    max_windows_per_message: int = Field(256, ge=1, description="Most windows that one message or request may close.")
-    max_events_per_window: int = Field(4_000_000, ge=1, description="Most events in one window.")
-    max_sensor_pixels: int = Field(2_097_152, ge=1, description="Largest sensor, in pixels.")
+    default_mask: MaskEncoding = Field(
+        default=MaskEncoding.ZLIB, description="Mask encoding of sessions that name none."
+    )
+    min_window_us: int = Field(default=1_000, ge=1, description="Shortest window, in microseconds.")
+    max_window_us: int = Field(default=10_000_000, ge=1, description="Longest window, in microseconds.")
+    max_windows_per_message: int = Field(
+        default=256, ge=1, description="Most windows that one message or request may close."
+    )
+    max_events_per_window: int = Field(default=4_000_000, ge=1, description="Most events in one window.")
+    max_sensor_side: int = Field(default=4096, ge=1, le=65535, description="Longest side of a sensor, in pixels.")
+    max_sensor_pixels: int = Field(default=2_097_152, ge=1, description="Largest sensor, in pixels.")
 
-    max_body_bytes: int = Field(32 * 2**20, ge=1, description="Largest HTTP body with events.")
-    max_recording_bytes: int = Field(256 * 2**20, ge=1, description="Largest HTTP body with a recording to convert.")
-    max_message_bytes: int = Field(16 * 2**20, ge=1024, description="Largest WebSocket message, header included.")
-    body_seconds: float = Field(60.0, gt=0, description="Time for an HTTP body to arrive.")
-    hello_seconds: float = Field(10.0, gt=0, description="Time for a WebSocket client to say hello.")
-    send_seconds: float = Field(60.0, gt=0, description="Time for a WebSocket client to take a message.")
-    ping_seconds: float = Field(20.0, gt=0, description="Time between WebSocket pings; they keep proxies awake.")
+    max_body_bytes: int = Field(default=32 * 2**20, ge=1, description="Largest HTTP body with events.")
+    max_recording_bytes: int = Field(
+        default=256 * 2**20, ge=1, description="Largest HTTP body with a recording to convert."
+    )
+    max_message_bytes: int = Field(
+        default=16 * 2**20, ge=1024, description="Largest WebSocket message, header included."
+    )
+    body_seconds: float = Field(default=60.0, gt=0, description="Time for an HTTP body to arrive.")
+    hello_seconds: float = Field(default=10.0, gt=0, description="Time for a WebSocket client to say hello.")
+    send_seconds: float = Field(default=60.0, gt=0, description="Time for a WebSocket client to take a message.")
+    ping_seconds: float = Field(
+        default=20.0, gt=0, description="Time between WebSocket pings; they keep proxies awake."
+    )
 
-    max_sessions: int = Field(64, ge=1, description="Most sessions at a time.")
-    idle_seconds: float = Field(300.0, gt=0, description="A session that no connection holds ends after this silence.")
-    ended_seconds: float = Field(30.0, gt=0, description="For so long the last answers of an ended session are kept.")
-    reap_seconds: float = Field(1.0, gt=0, description="Time between two looks for idle sessions.")
+    max_sessions: int = Field(default=64, ge=1, description="Most sessions at a time.")
+    idle_seconds: float = Field(
+        default=120.0, gt=0, description="A session that no connection holds ends after this silence."
+    )
+    ended_seconds: float = Field(
+        default=30.0, gt=0, description="For so long the last answers of an ended session are kept."
+    )
+    reap_seconds: float = Field(default=1.0, gt=0, description="Time between two looks for idle sessions.")
     replay_bytes: int = Field(
-        4 * 2**20, ge=0, description="Answers kept for each session, for clients that lost them with a connection."
+        default=4 * 2**20,
+        ge=0,
+        description="Answers kept for each session, for clients that lost them with a connection.",
     )
 
     demo_recording: Path = Field(
-        PACKAGE / "demo" / "street.aedat4", description="AEDAT4 file that GET /v1/recordings/demo answers with."
+        default=PACKAGE / "demo" / "street.aedat4", description="AEDAT4 file that GET /v1/recordings/demo answers with."
     )
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ from spikingjelly.activation_based import base, layer, neuron, surrogate
 from torch import Tensor, nn
 
 READOUT = "readout"
+BN_EPS = 1e-5
 Apply = Callable[[str, Tensor], Tensor]
 
 
@@ -133,10 +134,10 @@ def _double(x: Tensor, height: int, width: int) -> Tensor:
 
 
 class LeakyReadout(base.MemoryModule):  # type: ignore[misc]
-    """Membranes that integrate and leak but never fire: ``v ← v − v·q + (1 − (1 − q))·x``, that is a running mean.
+    """Membranes that integrate and leak but never fire: ``v ← v + (x − v)·q``, a running mean of the input.
 
-    With ``q = sigmoid(w)`` for each class, ``v ← v + (x − v)·q``: bounded by the largest input for ever, where an
-    accumulator without leak diverges on an endless stream.
+    The leak ``q = sigmoid(w)`` is learned for each class. The membranes stay within the range of the input for ever,
+    where an accumulator without leak diverges on an endless stream.
     """
 
     def __init__(self, classes: int, init_tau: float = 4.0) -> None:
@@ -146,9 +147,10 @@ class LeakyReadout(base.MemoryModule):  # type: ignore[misc]
 
     def single_step_forward(self, x: Tensor) -> Tensor:
         """Advance one time step; (B, classes, h, w)."""
-        v = torch.zeros_like(x) if isinstance(self.v, float) else self.v
-        self.v = v + (x - v) * self.w.sigmoid()
-        return self.v
+        before: Tensor | float = self.v
+        v: Tensor = before + (x - before) * self.w.sigmoid()
+        self.v = v
+        return v
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
         """Advance T time steps; (T, B, classes, h, w)."""
@@ -169,11 +171,11 @@ class EdgeDeepLab(nn.Module):
         self.neurons = nn.ModuleDict()
         for name, s in synapses(config).items():
             last = name == READOUT
-            conv = layer.Conv2d(
-                s.cin, s.cout, s.kernel, s.stride, s.padding, s.dilation, bias=last, step_mode="m"
-            )
+            conv = layer.Conv2d(s.cin, s.cout, s.kernel, s.stride, s.padding, s.dilation, bias=last, step_mode="m")
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-            self.synapses[name] = conv if last else nn.Sequential(conv, layer.BatchNorm2d(s.cout, step_mode="m"))
+            self.synapses[name] = (
+                conv if last else nn.Sequential(conv, layer.BatchNorm2d(s.cout, eps=BN_EPS, step_mode="m"))
+            )
             if config.spiking:
                 self.neurons[name] = _readout(s.cout) if last else _plif(s.cout, config.init_tau)
             else:
@@ -212,7 +214,7 @@ def _plif(channels: int, init_tau: float) -> nn.Module:
     return node
 
 
-def _readout(classes: int) -> nn.Module:
+def _readout(classes: int) -> LeakyReadout:
     readout = LeakyReadout(classes)
     readout.step_mode = "m"
     return readout
@@ -227,21 +229,25 @@ def fold_batch_norm(network: EdgeDeepLab) -> dict[str, Tensor]:
         For each layer ``NAME.weight`` (cout, cin, k, k), ``NAME.bias`` (cout,) and ``NAME.keep`` (cout,), the share of
         the membrane potential that outlives a step.
     """
+    trained = {name: value.detach() for name, value in network.state_dict().items()}
     folded: dict[str, Tensor] = {}
-    for name, module in network.synapses.items():
+    for name in network.synapses:
+        keep = 1 - trained[f"neurons.{name}.w"].sigmoid().reshape(-1)
         if name == READOUT:
-            conv, scale, bias = module, torch.ones(module.out_channels), module.bias
-        else:
-            conv, norm = module[0], module[1]
-            scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-            bias = norm.bias - norm.running_mean * scale
-        keep = 1 - network.neurons[name].w.sigmoid().reshape(-1)
-        if name == READOUT:
+            weight = trained[f"synapses.{name}.weight"]
             # The readout's input is scaled by its leak: v ← keep·v + (1 − keep)·x.
-            scale, bias = scale * (1 - keep), bias * (1 - keep)
-        folded[f"{name}.weight"] = (conv.weight * scale[:, None, None, None]).detach().clone()
-        folded[f"{name}.bias"] = bias.detach().clone()
-        folded[f"{name}.keep"] = keep.detach().clone()
+            scale = 1 - keep
+            bias = trained[f"synapses.{name}.bias"] * scale
+        else:
+            weight = trained[f"synapses.{name}.0.weight"]
+            norm = {
+                key: trained[f"synapses.{name}.1.{key}"] for key in ("weight", "bias", "running_mean", "running_var")
+            }
+            scale = norm["weight"] / torch.sqrt(norm["running_var"] + BN_EPS)
+            bias = norm["bias"] - norm["running_mean"] * scale
+        folded[f"{name}.weight"] = weight * scale[:, None, None, None]
+        folded[f"{name}.bias"] = bias
+        folded[f"{name}.keep"] = keep
     return folded
 
 

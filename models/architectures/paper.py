@@ -73,8 +73,23 @@ class SlopedStep(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
-        (x,) = ctx.saved_tensors
+        x: Tensor = ctx.saved_tensors[0]
         return grad * 0.3 * (1 - x.abs()).clamp_min(0)
+
+
+class ScalePerStep(nn.Module):
+    """Batch norm through time (BNTT, Kim and Panda, 2021): a norm for each time step, with a scale and no shift."""
+
+    def __init__(self, channels: int, steps: int) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(nn.BatchNorm2d(channels, eps=BN_EPS) for _ in range(steps))
+        for norm in self.steps:
+            norm.register_parameter("bias", None)
+
+    def forward(self, x: Tensor, step: int) -> Tensor:
+        """Normalise the current (B, C, h, w) of one time step."""
+        y: Tensor = self.steps[step](x)
+        return y
 
 
 class PaperDeepLab(nn.Module):
@@ -96,7 +111,7 @@ class PaperDeepLab(nn.Module):
             self.convs[layer.name] = conv
             channels = layer.channels
             if config.spiking:
-                self.norms[layer.name] = nn.ModuleList(_norm(channels) for _ in range(config.steps))
+                self.norms[layer.name] = ScalePerStep(channels, config.steps)
                 self.nodes[layer.name] = neuron.LIFNode(
                     tau=1 / (1 - KEEP),
                     decay_input=False,
@@ -105,13 +120,14 @@ class PaperDeepLab(nn.Module):
                     surrogate_function=SlopedStep.apply,
                     detach_reset=True,
                 )
-        self.convs[SCORE] = nn.Conv2d(channels, config.classes, 1, bias=False)
-        nn.init.xavier_uniform_(self.convs[SCORE].weight, gain=2)
+        score = nn.Conv2d(channels, config.classes, 1, bias=False)
+        nn.init.xavier_uniform_(score.weight, gain=2)
+        self.convs[SCORE] = score
 
     def currents(self, name: str, x: Tensor, step: int) -> Tensor:
         """Synaptic input of a layer at one time step: convolution, then that step's batch norm."""
-        current = self.convs[name](x)
-        return self.norms[name][step](current) if name in self.norms else current
+        current: Tensor = self.convs[name](x)
+        return self.norms[name](current, step) if name in self.norms else current
 
     def one_step(self, x: Tensor, step: int, fire: Callable[[str, Tensor], Tensor]) -> Tensor:
         """Run the graph for one time step; the input current of the score layer, (B, classes, H/4, W/4)."""
@@ -119,7 +135,8 @@ class PaperDeepLab(nn.Module):
             x = fire(layer.name, self.currents(layer.name, x, step))
             if layer.pooled:
                 x = F.avg_pool2d(x, 3, 2, 1)
-        return self.convs[SCORE](x)  # type: ignore[no-any-return]
+        score: Tensor = self.convs[SCORE](x)
+        return score
 
     def forward(self, x_seq: Tensor) -> Tensor:
         """T input steps (T, B, C, H, W) to logits (B, classes, H, W): what the score layer gathered, over T.
@@ -127,19 +144,15 @@ class PaperDeepLab(nn.Module):
         The ANN twin takes (1, B, C, H, W).
         """
         if self.config.spiking:
-            total = torch.stack(
-                [self.one_step(x, k, lambda name, current: self.nodes[name](current)) for k, x in enumerate(x_seq)]
-            ).sum(0) / self.config.steps
+            total = (
+                torch.stack(
+                    [self.one_step(x, k, lambda name, current: self.nodes[name](current)) for k, x in enumerate(x_seq)]
+                ).sum(0)
+                / self.config.steps
+            )
         else:
             total = self.one_step(x_seq[0], 0, lambda _, current: F.relu(current))
         return F.interpolate(total, size=x_seq.shape[-2:], mode="bilinear", align_corners=True)
-
-
-def _norm(channels: int) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(channels, eps=BN_EPS)
-    # BNTT learns a scale for each time step and no shift.
-    norm.bias = None
-    return norm
 
 
 def trainable_parameters(network: nn.Module) -> int:

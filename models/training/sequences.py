@@ -258,7 +258,9 @@ class SequenceBatches:
 
     def _label(self, slot: _Slot, time: float) -> NDArray[np.uint8]:
         s = self.config.label_stride
-        map_x, map_y = slot.motion.maps(time, self.view_x[s // 2 :: s, s // 2 :: s], self.view_y[s // 2 :: s, s // 2 :: s])
+        map_x, map_y = slot.motion.maps(
+            time, self.view_x[s // 2 :: s, s // 2 :: s], self.view_y[s // 2 :: s, s // 2 :: s]
+        )
         # What lies beyond the picture's border is a reflection for the sensor, and unlabelled.
         return np.asarray(
             cv2.remap(slot.labels, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)

@@ -57,9 +57,7 @@ def load(name: str, folder: Path = ZOO) -> StreamingModel:
         raise WeightsError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def save(
-    name: str, config: EdgeConfig, weights: dict[str, Tensor], card: dict[str, Any], folder: Path = ZOO
-) -> None:
+def save(name: str, config: EdgeConfig, weights: dict[str, Tensor], card: dict[str, Any], folder: Path = ZOO) -> None:
     """Write a network's folded weights and card; ``card`` is completed with the format and the config."""
     from safetensors.torch import save_file
 

@@ -15,7 +15,6 @@ from service.wire.masks import Mask, MaskEncoding, encode_coco_rle, encode_mask
 
 if TYPE_CHECKING:
     from models.runtime.activity import SpikeActivity
-
     from service.streaming.engine import TimedSegmentation
 
 COCO_RLE: Literal["coco-rle"] = "coco-rle"

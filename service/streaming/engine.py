@@ -30,7 +30,7 @@ class TimedSegmentation:
 
 
 class Engine:
-    """Two pools of threads: one steps networks, one does everything else that would block the event loop.
+    """Pools of threads: one steps networks, one encodes and decodes, one does what may take seconds.
 
     Windows are computed in the order in which they are asked for, whichever session they belong to, so that a session
     with many windows does not hold up the others.
@@ -42,7 +42,7 @@ class Engine:
     torch_threads : int
         Threads within each.
     codec_workers : int
-        Threads for everything else.
+        Threads that encode and decode.
     """
 
     def __init__(self, *, compute_workers: int = 1, torch_threads: int = 1, codec_workers: int = 2) -> None:
@@ -50,6 +50,7 @@ class Engine:
             compute_workers, "compute", initializer=_set_torch_threads, initargs=(torch_threads,)
         )
         self._codecs = ThreadPoolExecutor(codec_workers, "codec")
+        self._slow = ThreadPoolExecutor(1, "slow")
 
     async def segment(
         self, model: StreamingModel, state: State, events: EventBatch, sensor: SensorSize
@@ -71,9 +72,13 @@ class Engine:
         """Call a function on a codec thread."""
         return await asyncio.get_running_loop().run_in_executor(self._codecs, partial(function, *args, **kwargs))
 
+    async def offload_slow(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function that may take seconds, such as parsing a recording, where no session waits behind it."""
+        return await asyncio.get_running_loop().run_in_executor(self._slow, partial(function, *args, **kwargs))
+
     def close(self) -> None:
         """Stop the threads once they have finished what they are at; what is queued is dropped."""
-        for pool in (self._compute, self._codecs):
+        for pool in (self._compute, self._codecs, self._slow):
             pool.shutdown(wait=True, cancel_futures=True)
 
 

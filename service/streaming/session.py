@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -218,6 +218,30 @@ class Session:
         if self.attached:
             raise SessionInUseError("a WebSocket connection holds this session; close it first")
 
+    def earlier(self, sequence: int, holder: Attachment | None = None) -> tuple[Answer, ...] | None:
+        """What to answer to a message that has been taken before.
+
+        Returns
+        -------
+        tuple of Answer or None
+            None if the number is the next one. Otherwise the message's answers, as far as they are still kept and were
+            not given to ``holder`` before.
+
+        Raises
+        ------
+        SequenceError
+            If the number skips.
+        """
+        expected = self.next_sequence
+        if not 1 <= sequence <= expected:
+            message = f"message number {sequence} skips; the next one is {expected}"
+            raise SequenceError(message, [FieldError("sequence", message)])
+        if sequence == expected:
+            return None
+        if holder is not None and sequence >= holder.since:
+            return ()
+        return self._recent.get(sequence, ())
+
     async def process(
         self,
         command: Command,
@@ -226,7 +250,7 @@ class Session:
         *,
         sequence: int | None = None,
         holder: Attachment | None = None,
-    ) -> AsyncIterator[Answer]:
+    ) -> AsyncGenerator[Answer, None]:
         """Take one message; yield the answer to each window that it closes, as soon as it is computed.
 
         The session moves on only after the last answer has been taken. Close the iterator before, or cancel it, and
@@ -238,8 +262,8 @@ class Session:
         form : AnswerFormat
         arrival : Arrival
         sequence : int, optional
-            The message's number; without it, the message is the next one. A number that was seen before changes
-            nothing; its answers are given again if they are still kept and ``holder`` has not had them.
+            The message's number; without it, the message is the next one. For a number that was seen before the
+            answers are those of ``earlier``.
         holder : Attachment, optional
             Of the connection that calls.
 
@@ -258,19 +282,17 @@ class Session:
             if self._attachment is not holder:
                 self.require_free()
             before = self._progress
-            self._check_sequence(sequence)
-            if sequence is not None and sequence < before.next_sequence:
-                if holder is None or sequence < holder.since:
-                    for answer in self._recent.get(sequence, ()):
-                        yield answer
+            if sequence is not None and (answers := self.earlier(sequence, holder)) is not None:
+                for answer in answers:
+                    yield answer
                 return
             if before.ended or self._closed:
                 raise UnknownSessionError("the session has ended")
             self.touch()
             windows, after = await self._engine.offload(self._plan, command, before)
             membranes = after.membranes
-            answers: list[Answer] = []
-            kept = 0
+            kept: list[Answer] = []
+            kept_bytes = 0
             for window in windows:
                 timed = await self._engine.segment(self.model, membranes, window.events, self.sensor)
                 membranes = timed.segmentation.state
@@ -287,21 +309,15 @@ class Session:
                     arrival=arrival,
                 )
                 self._metrics.observe_encode(answer.metadata["latency_ms"]["encode"] / 1e3)
-                kept += answer.nbytes
-                if kept <= self._replay_bytes:
-                    answers.append(answer)
+                kept_bytes += answer.nbytes
+                if kept_bytes <= self._replay_bytes:
+                    kept.append(answer)
                 yield answer
             # No await between here and the end: state, window number and message number change together.
             self._progress = replace(after, membranes=membranes)
-            if kept <= self._replay_bytes:
-                self._keep(before.next_sequence, tuple(answers))
+            if kept_bytes <= self._replay_bytes:
+                self._keep(before.next_sequence, tuple(kept))
             self.touch()
-
-    def _check_sequence(self, sequence: int | None) -> None:
-        expected = self._progress.next_sequence
-        if sequence is not None and not 1 <= sequence <= expected:
-            message = f"message number {sequence} skips; the next one is {expected}"
-            raise SequenceError(message, [FieldError("sequence", message)])
 
     def _plan(self, command: Command, before: Progress) -> tuple[list[Window], Progress]:
         """The windows that a message closes, and where the session stands after it, but for the membranes."""

@@ -92,9 +92,7 @@ class WindowStream:
             return [], self
         first, last = int(events.t[0]), int(events.t[-1])
         if first < self.horizon:
-            message = (
-                f"t[0] = {first} µs is earlier than {self.horizon} µs, up to where the stream has been received"
-            )
+            message = f"t[0] = {first} µs is earlier than {self.horizon} µs, up to where the stream has been received"
             raise TimeOrderError(message, [FieldError("t", message)])
         start = first - first % self.window_us if self.start is None else self.start
         closed = self._count_closed(start, last)

@@ -119,9 +119,12 @@ export class LineChart {
 
   /** Write values as text: those of one sample, or the mean of several. */
   describe(samples) {
-    const mean = (i) => samples.reduce((sum, sample) => sum + this.#series[i].value(sample), 0) / samples.length;
+    const mean = (i) => {
+      const values = samples.map(this.#series[i].value).filter(Number.isFinite);
+      return values.reduce((sum, value) => sum + value, 0) / values.length;
+    };
     this.#readouts.querySelectorAll('output').forEach((output, i) => {
-      output.textContent = this.#format(samples.length ? mean(i) : NaN);
+      output.textContent = this.#format(mean(i));
     });
     if (this.#summarize) this.#summary.textContent = samples.length ? this.#summarize(mean) : '';
   }

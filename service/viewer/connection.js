@@ -16,8 +16,16 @@ const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 8000;
 const SILENCE_MS = 20000;
 
-/** Closures after which the same hello, or the same message, would fail again. */
-const FINAL_CODES = new Set([Code.HELLO, Code.NOT_FOUND, Code.TOO_LARGE, Code.UNUSABLE]);
+/** Closures after which trying again would not help. */
+const FINAL_CODES = new Set([
+  Code.ENDED,
+  Code.MESSAGE_TOO_BIG,
+  Code.HELLO,
+  Code.NOT_FOUND,
+  Code.TAKEN_OVER,
+  Code.TOO_LARGE,
+  Code.UNUSABLE,
+]);
 
 /**
  * @typedef {object} Handlers
@@ -43,6 +51,7 @@ export class StreamConnection {
   #token = null;
   #nextSequence = 1;
   #pending = []; // {sequence, buffer}, oldest first
+  #sinceAck = new Set(); // windows answered since the last acknowledgement
   #problem = null;
   #tries = 0;
   #eager = true;
@@ -152,25 +161,27 @@ export class StreamConnection {
   #onWelcome(welcome) {
     const resumed = this.#token !== null;
     this.#token = welcome.resume;
-    this.#pending = this.#pending.filter((message) => message.sequence >= welcome.next_sequence);
     const next = this.#pending.length ? this.#pending[0].sequence : this.#nextSequence;
     if (resumed && next > welcome.next_sequence) {
-      // The server remembers less than it has acknowledged: what it lacks is gone.
+      // The server remembers less than it has acknowledged, and what it lacks is no longer here.
       this.#finish(Code.NOT_FOUND, null, true);
       return;
     }
-    if (!resumed) this.#nextSequence = welcome.next_sequence;
     this.#enter(Link.LIVE);
     this.#handlers.onWelcome(welcome, resumed);
+    // Everything without an acknowledgement goes out again, also what the server has seen: it answers again.
     for (const message of this.#pending) this.#socket.send(message.buffer);
   }
 
   #onBinary(buffer) {
     const message = parseMessage(buffer);
     if (message.kind === Kind.RESULT) {
+      if (this.#sinceAck.has(message.window)) return;
+      this.#sinceAck.add(message.window);
       this.#handlers.onResult(message);
     } else {
       this.#tries = 0;
+      this.#sinceAck.clear();
       this.#pending = this.#pending.filter((sent) => sent.sequence > message.acked);
       this.#handlers.onAck(message.acked);
     }
@@ -178,12 +189,8 @@ export class StreamConnection {
 
   #onClose(closeCode) {
     const code = this.#problem?.code ?? closeCode;
-    if (code === 1000) {
-      this.#finish(code, this.#problem);
-    } else if (code === Code.NOT_FOUND && this.#token) {
-      this.#finish(code, this.#problem, true);
-    } else if (FINAL_CODES.has(code)) {
-      this.#finish(code, this.#problem);
+    if (FINAL_CODES.has(code)) {
+      this.#finish(code, this.#problem, code === Code.NOT_FOUND && this.#token !== null);
     } else {
       this.#drop(code);
     }

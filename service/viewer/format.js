@@ -25,10 +25,11 @@ export function si(value, unit = '') {
 
 export function percent(share) {
   if (!Number.isFinite(share)) return '–';
-  return `${digits(100 * share, 1)}${SPACE}%`;
+  return `${digits(100 * share, share > 0 && share < 0.00995 ? 2 : 1)}${SPACE}%`;
 }
 
 export function milliseconds(value) {
+  if (value >= 999.5) return `${digits(value / 1000, 1)}${SPACE}s`;
   return Number.isFinite(value) ? `${digits(value, 1)}${SPACE}ms` : '–';
 }
 

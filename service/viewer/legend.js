@@ -5,7 +5,7 @@ import { percent } from './format.js';
 export class Legend {
   #host;
   #onToggle;
-  #rows = new Map();
+  #shares = []; // bar and number of each class
 
   /**
    * @param {HTMLElement} host a list
@@ -18,14 +18,14 @@ export class Legend {
 
   /** @param {(id: number) => boolean} isVisible */
   setClasses(classes, isVisible) {
-    this.#rows.clear();
+    this.#shares = [];
     this.#host.replaceChildren(...classes.map((item) => this.#row(item, isVisible(item.id))));
   }
 
-  /** @param {(id: number) => number} share part of the picture, 0 to 1 */
+  /** @param {(index: number) => number} share part of the picture, 0 to 1, by place in the list of classes */
   setShares(share) {
-    for (const [id, { bar, output }] of this.#rows) {
-      const part = share(id);
+    for (const [index, { bar, output }] of this.#shares.entries()) {
+      const part = share(index);
       bar.style.width = `${100 * (part || 0)}%`;
       output.textContent = percent(part);
     }
@@ -51,7 +51,7 @@ export class Legend {
     bar.style.background = `rgb(${color.join(' ')})`;
     meter.append(bar);
     item.append(label, meter);
-    this.#rows.set(id, { bar, output });
+    this.#shares.push({ bar, output });
     return item;
   }
 }

@@ -22,10 +22,10 @@ import { EVENT_COLORS, EventLayer, MaskLayer, countClasses } from './render.js';
 
 const BASE = new URL('..', import.meta.url);
 const TICK_MS = 5;
-const CHART_MS = 60;
+const DRAW_MS = 125;
 const TEXT_MS = 250;
 const RATE_SPAN_MS = 2000;
-const TRIES_BEFORE_BANNER = 2;
+const TRIES_BEFORE_BANNER = 3;
 const WINDOW_CHOICES_US = [10_000, 20_000, 33_333, 50_000];
 
 const COLORS = { snn: '#5eead4', ann: '#f6ad6c', compute: '#8ab4ff', total: '#c9a9ff', round: '#94a3b8', mean: '#f1f5f9' };
@@ -116,24 +116,15 @@ function state() {
 const DEMO = 'Demo recording';
 
 async function loadDemo() {
-  await load(DEMO, async () => {
-    const response = await fetch(new URL('v1/recordings/demo', BASE));
-    if (!response.ok) throw await problemOf(response);
-    return response.arrayBuffer();
-  });
+  await load(DEMO, async () => (await ask('v1/recordings/demo')).arrayBuffer());
 }
 
 async function loadFile(file) {
   await load(file.name, async () => {
     const bytes = await file.arrayBuffer();
     if (isRecording(bytes)) return bytes;
-    const response = await fetch(new URL('v1/recordings', BASE), {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/vnd.aedat4' },
-      body: bytes,
-    });
-    if (!response.ok) throw await problemOf(response);
-    return response.arrayBuffer();
+    const headers = { 'Content-Type': 'application/vnd.aedat4' };
+    return (await ask('v1/recordings', { method: 'POST', headers, body: bytes })).arrayBuffer();
   });
 }
 
@@ -142,21 +133,24 @@ async function load(name, read) {
   const turn = ++loads;
   loading = true;
   say(`Loading ${name === DEMO ? 'the demo recording' : name}…`);
+  let loaded = null;
+  let failure = null;
   try {
-    const loaded = parseRecording(await read());
-    if (turn !== loads) return;
+    loaded = parseRecording(await read());
+  } catch (error) {
+    failure = error;
+  }
+  if (turn !== loads) return;
+  loading = false;
+  if (loaded) {
     recording = loaded;
     recordingName = name;
     banner.clear('recording');
     startSession(recording.t[0]);
-  } catch (error) {
-    if (turn === loads) showUnreadable(name, error);
-  } finally {
-    if (turn === loads) {
-      loading = false;
-      say(recording ? '' : 'No recording yet. Open an AEDAT4 file, or drop one here.');
-    }
+  } else {
+    showUnreadable(name, failure);
   }
+  say(recording ? '' : 'No recording yet. Open an AEDAT4 file, or drop one here.');
 }
 
 function showUnreadable(name, error) {
@@ -169,18 +163,25 @@ function showUnreadable(name, error) {
   });
 }
 
+/** What went wrong at the server, in its own words. */
 class ProblemError extends Error {}
 
-async function problemOf(response) {
+async function ask(path, options) {
+  let response;
+  try {
+    response = await fetch(new URL(path, BASE), options);
+  } catch {
+    throw new ProblemError('The server cannot be reached.');
+  }
+  if (response.ok) return response;
   const problem = await response.json().catch(() => null);
   const fields = (problem?.errors ?? []).map(({ field, message }) => `${field}: ${message}`);
   const said = [problem?.detail ?? problem?.title, ...fields].filter(Boolean).join(' ');
-  return new ProblemError(said || `The server answered ${response.status} ${response.statusText}.`);
+  throw new ProblemError(said || `The server answered ${response.status} ${response.statusText}.`);
 }
 
 function reason(error) {
   if (error instanceof ProblemError || error instanceof FormatError) return error.message;
-  if (error instanceof TypeError) return 'The server cannot be reached.'; // what fetch rejects with
   if (error instanceof DOMException) return 'The browser cannot read the file.';
   console.error(error);
   return 'Something unexpected went wrong; the console of the browser has the details.';
@@ -210,7 +211,7 @@ function startSession(at) {
   url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
   const session = new StreamConnection(url, hello, {
     onState: () => session === connection && onLinkState(),
-    onWelcome: (message, resumed) => onWelcome(message, resumed, at),
+    onWelcome,
     onAck: (sequence) => player.onAck(sequence),
     onResult: (result) => onResult(result, session),
     onEnd: onSessionEnd,
@@ -233,11 +234,10 @@ function makePlayer(windowUs) {
     },
     advance(time) {
       advanceSent.set(time, performance.now());
-      connection.send((sequence) => encodeAdvance(sequence, time));
+      return connection.send((sequence) => encodeAdvance(sequence, time));
     },
     reset() {
-      advanceSent.clear();
-      return connection.send(encodeReset);
+      connection.send(encodeReset);
     },
   });
   made.setSpeed(speed);
@@ -245,17 +245,15 @@ function makePlayer(windowUs) {
   return made;
 }
 
-function onWelcome(message, resumed, at) {
+function onWelcome(message, resumed) {
   welcome = message;
   if (resumed) {
-    advanceSent.clear();
-    player.onResume(message.next_sequence, message.next_window);
+    player.wake();
   } else {
-    if (player.windowUs !== message.window.us) {
-      player = makePlayer(message.window.us);
-      preview();
-    }
+    const at = player.position;
+    if (player.windowUs !== message.window.us) player = makePlayer(message.window.us);
     player.begin(at);
+    preview();
     maskLayer.setClasses(message.classes);
     legend.setClasses(message.classes, (id) => maskLayer.isVisible(id));
     showChoices();
@@ -265,7 +263,6 @@ function onWelcome(message, resumed, at) {
 
 function onResult({ meta, mask }, session) {
   const now = performance.now();
-  player.onResult(meta.t_end);
   const roundTrip = now - (advanceSent.get(meta.t_end) ?? NaN);
   advanceSent.delete(meta.t_end);
   // Masks are unpacked one after the other, so that they appear in the order of their windows.
@@ -283,7 +280,7 @@ function onResult({ meta, mask }, session) {
 }
 
 function onLinkState() {
-  if (connection.state === Link.WAITING && connection.tries > TRIES_BEFORE_BANNER) {
+  if (connection.state === Link.WAITING && connection.tries === TRIES_BEFORE_BANNER) {
     const full = connection.lastDrop.code === Code.FULL;
     banner.show({
       key: 'link',
@@ -299,7 +296,7 @@ function onSessionEnd({ code, problem, lost }) {
   if (lost) {
     startSession(player.position);
     banner.show({
-      key: 'link',
+      key: 'session',
       level: 'notice',
       title: 'A new session was started',
       detail: 'The server no longer knew the old one, so the membranes begin at rest.',
@@ -373,12 +370,17 @@ function bindControls() {
   });
   page.model.addEventListener('change', () => choose({ model: page.model.value }));
   page.window.addEventListener('change', () => choose({ windowUs: Number(page.window.value) }));
-  page.opacity.addEventListener('input', () => page.canvases.style.setProperty('--opacity', page.opacity.value));
+  page.opacity.addEventListener('input', () => {
+    page.canvases.style.setProperty('--opacity', page.opacity.value);
+    fill(page.opacity);
+  });
+  fill(page.opacity);
   for (const input of document.querySelectorAll('input[name=view]')) {
     input.addEventListener('change', () => setView(input.value));
   }
   page.position.addEventListener('input', () => {
     seeking = true;
+    fill(page.position);
     showTime(fromSlider() - player.start);
   });
   page.position.addEventListener('change', () => {
@@ -449,6 +451,11 @@ function bindInspect() {
   }
 }
 
+/** Colour a slider's track up to its thumb. */
+function fill(slider) {
+  slider.style.setProperty('--fill', `${(100 * slider.value) / slider.max}%`);
+}
+
 function fromSlider() {
   return player.start + (page.position.value / page.position.max) * (player.end - player.start);
 }
@@ -456,10 +463,9 @@ function fromSlider() {
 async function loadModels() {
   let models = [];
   try {
-    const response = await fetch(new URL('v1/models', BASE));
-    if (response.ok) models = (await response.json()).models;
+    ({ models } = await (await ask('v1/models')).json());
   } catch (error) {
-    if (!(error instanceof TypeError)) throw error; // unreachable: the connection says so
+    banner.show({ key: 'models', title: 'The list of models could not be loaded', detail: reason(error) });
   }
   page.model.replaceChildren(...models.map(({ name }) => new Option(name, name)));
   page.window.replaceChildren(...WINDOW_CHOICES_US.map(windowOption));
@@ -487,13 +493,14 @@ function showChoices() {
 
 function addSample(meta, roundTrip) {
   const { activity, latency_ms: latency } = meta;
+  const firing = activity.layers.filter((layer) => layer.neurons > 0); // the readout has no neurons that fire
   history.push({
     first: meta.window === 0,
     us: meta.t_end - meta.t_start,
     events: meta.events,
     shares: meta.class_share,
     rate: activity.firing_rate,
-    layers: activity.layers.map((layer) => layer.firing_rate),
+    layers: firing.map((layer) => layer.firing_rate),
     sops: activity.sops,
     macs: activity.macs_ann,
     snn: activity.energy_estimate_j.snn,
@@ -502,7 +509,7 @@ function addSample(meta, roundTrip) {
     total: latency.total,
     round: roundTrip,
   });
-  if (activity.layers.length !== charts.layers) nameLayers(activity.layers);
+  if (firing.length !== charts.layers) nameLayers(firing);
   chartsAreOld = true;
 }
 
@@ -519,7 +526,7 @@ function makeCharts() {
     format: percent,
   });
   const operations = make('chart-operations', {
-    title: 'Operations / window',
+    title: 'Ops / window',
     hint: 'Synaptic operations that the spikes caused, against the multiply-accumulates of the same network without spikes.',
     format: (value) => si(value),
     logarithmic: true,
@@ -530,7 +537,7 @@ function makeCharts() {
     { label: 'SOPs', color: COLORS.snn, value: (sample) => sample.sops },
   ]);
   const energy = make('chart-energy', {
-    title: 'Energy / window (est.)',
+    title: 'Energy est. / window',
     hint: 'Arithmetic only, 45 nm: 4.6 pJ a multiply-accumulate, 0.9 pJ an accumulate. Memory traffic is not in it.',
     format: (value) => si(value, 'J'),
     logarithmic: true,
@@ -575,7 +582,7 @@ function recent() {
 }
 
 function showTime(us) {
-  page.time.textContent = `${clock(us)} / ${clock(player.end - player.start)}`;
+  setText(page.time, `${clock(us)} / ${clock(player.end - player.start)}`);
   page.position.setAttribute('aria-valuetext', `${(us / 1e6).toFixed(1)} seconds`);
 }
 
@@ -616,14 +623,14 @@ function refreshText() {
   setText(find('n-events'), si(sum((s) => s.events) / (sum((s) => s.us) / 1e6)));
   setText(find('n-windows'), player.playing ? (answerTimes.length / (RATE_SPAN_MS / 1000)).toFixed(1) : '–');
   setText(find('n-ms'), milliseconds(mean((s) => s.compute)));
-  legend.setShares((id) => mean((s) => s.shares[id]));
+  legend.setShares((i) => mean((s) => s.shares[i]));
   for (const chart of charts.all) chart.describe(samples);
 }
 
 function rateText(now) {
   if (now !== 'playing') return '';
   const rate = `${player.rate.toFixed(1)}× real time`;
-  return player.slow ? `${rate} · server-limited` : rate;
+  return player.slow ? `${rate} · answers lag` : rate;
 }
 
 function say(text) {
@@ -632,19 +639,17 @@ function say(text) {
   refreshText();
 }
 
-let lastChart = 0;
-function drawFrame(now) {
-  requestAnimationFrame(drawFrame);
+/** What need not follow every window: charts and the position. */
+function refreshDrawings() {
   if (player && !seeking) {
     const us = player.position - player.start;
     showTime(us);
-    page.position.value = (us / (player.end - player.start)) * page.position.max;
+    page.position.value = Math.round((us / (player.end - player.start)) * page.position.max);
+    fill(page.position);
   }
-  if (chartsAreOld && now - lastChart > CHART_MS) {
-    lastChart = now;
-    chartsAreOld = false;
-    for (const chart of charts.all) chart.draw(history.samples, pointed);
-  }
+  if (!chartsAreOld) return;
+  chartsAreOld = false;
+  for (const chart of charts.all) chart.draw(history.samples, pointed);
 }
 
 // Start ---------------------------------------------------------------------------------------------------------------
@@ -657,6 +662,6 @@ setInterval(() => {
   if (player && connection.live && !document.hidden) player.tick(performance.now());
 }, TICK_MS);
 setInterval(refreshText, TEXT_MS);
-requestAnimationFrame(drawFrame);
+setInterval(() => requestAnimationFrame(refreshDrawings), DRAW_MS);
 loadModels();
 loadDemo();

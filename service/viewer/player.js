@@ -5,7 +5,7 @@ import { firstAtOrAfter } from './protocol.js';
 
 const CHUNK_US = 10_000;
 const LEAD_WINDOWS = 3;
-const LEAD_US = 150_000; // covers the round trip when windows are short
+const LEAD_US = 100_000; // covers the round trip when windows are short
 const LONGEST_TICK_MS = 250;
 const RATE_MEMORY_MS = 1000;
 
@@ -14,8 +14,8 @@ const RATE_MEMORY_MS = 1000;
  *
  * @typedef {object} Outlet
  * @property {(from: number, to: number) => void} events events `from` ≤ i < `to` of the recording
- * @property {(time: number) => void} advance every event before `time` has been sent
- * @property {() => number} reset returns the message's number
+ * @property {(time: number) => number} advance every event before `time` has been sent; returns the message's number
+ * @property {() => void} reset
  */
 export class Player {
   windowUs;
@@ -25,14 +25,12 @@ export class Player {
   rate = 1;
 
   #recording;
-  #leadUs;
+  #lead; // windows that may be unanswered at a time
   #outlet;
   #clock; // µs of the recording that playback has reached
   #sent; // µs up to which everything has been sent
   #next; // index of the first event not yet sent
-  #origin; // windows of the sensor's clock before the session's window 0
-  #answered; // µs up to which windows have been answered
-  #reset = 0; // number of a RESET that is not acknowledged yet
+  #unanswered = []; // number of each ADVANCE without an acknowledgement, oldest first
   #lastTick = null;
 
   /**
@@ -43,7 +41,7 @@ export class Player {
   constructor(recording, windowUs, outlet) {
     this.#recording = recording;
     this.windowUs = windowUs;
-    this.#leadUs = Math.max(LEAD_WINDOWS, Math.ceil(LEAD_US / windowUs)) * windowUs;
+    this.#lead = Math.max(LEAD_WINDOWS, Math.ceil(LEAD_US / windowUs));
     this.#outlet = outlet;
     this.#goTo(this.start);
   }
@@ -69,8 +67,7 @@ export class Player {
 
   play() {
     this.playing = true;
-    this.#lastTick = null;
-    this.rate = this.speed;
+    this.wake();
   }
 
   pause() {
@@ -84,14 +81,19 @@ export class Player {
 
   /** Reset the session and go on from a time; the clock may go back across a reset. */
   seek(time) {
-    this.#reset = this.#outlet.reset();
+    this.#outlet.reset();
     this.#goTo(time);
   }
 
   /** Go on from a time in a session that has not seen an event yet. */
   begin(time) {
-    this.#reset = 0;
+    this.#unanswered = [];
     this.#goTo(time);
+    this.wake();
+  }
+
+  /** Count time from the next tick on, as after a break. */
+  wake() {
     this.#lastTick = null;
     this.rate = this.speed;
   }
@@ -103,30 +105,18 @@ export class Player {
     if (!this.playing || elapsed === 0) return;
 
     const before = this.#clock;
-    const horizon = Math.min(this.#answered + this.#leadUs, this.end);
+    const windowStart = Math.floor(this.#sent / this.windowUs) * this.windowUs;
+    const horizon = Math.min(windowStart + (this.#lead - this.#unanswered.length) * this.windowUs, this.end);
     this.#clock = Math.max(before, Math.min(before + elapsed * 1000 * this.speed, horizon));
     this.#send();
     const rate = (this.#clock - before) / (elapsed * 1000);
     this.rate += (rate - this.rate) * (1 - Math.exp(-elapsed / RATE_MEMORY_MS));
-    if (this.#clock >= this.end && this.#reset === 0) this.seek(this.start);
+    if (this.#clock >= this.end) this.seek(this.start);
   }
 
-  /** The server has dealt with every message up to this one. */
+  /** The server has dealt with every message up to this one, and answered the windows that they closed. */
   onAck(sequence) {
-    if (sequence >= this.#reset) this.#reset = 0;
-  }
-
-  /** A window has been answered. Answers from before a reset that is still on its way do not count. */
-  onResult(endTime) {
-    if (this.#reset === 0) this.#answered = Math.max(this.#answered, endTime);
-  }
-
-  /** A connection has been taken up again; answers that were lost on the way are not waited for. */
-  onResume(nextSequence, nextWindow) {
-    this.#lastTick = null;
-    this.rate = this.speed;
-    this.onAck(nextSequence - 1);
-    if (this.#reset === 0) this.onResult((this.#origin + nextWindow) * this.windowUs);
+    while (this.#unanswered.length && this.#unanswered[0] <= sequence) this.#unanswered.shift();
   }
 
   #goTo(time) {
@@ -134,8 +124,6 @@ export class Player {
     const index = firstAtOrAfter(t, Math.floor(time / this.windowUs) * this.windowUs);
     this.#next = index < t.length ? index : 0;
     this.#clock = this.#sent = t[this.#next];
-    this.#origin = Math.floor(this.#sent / this.windowUs);
-    this.#answered = this.#origin * this.windowUs;
   }
 
   #windowEnd(time) {
@@ -151,7 +139,7 @@ export class Player {
       if (to > this.#next) this.#outlet.events(this.#next, to);
       this.#next = to;
       this.#sent = cut;
-      if (cut === windowEnd) this.#outlet.advance(cut);
+      if (cut === windowEnd) this.#unanswered.push(this.#outlet.advance(cut));
     }
   }
 }

@@ -8,10 +8,11 @@ export const Kind = Object.freeze({ EVENTS: 1, ADVANCE: 2, RESET: 3, END: 4, RES
 
 /** Close codes of the stream. */
 export const Code = Object.freeze({
+  ENDED: 1000,
+  MESSAGE_TOO_BIG: 1009,
   HELLO: 4400,
   NOT_FOUND: 4404,
-  HELLO_TIMEOUT: 4408,
-  IN_USE: 4409,
+  TAKEN_OVER: 4409,
   TOO_LARGE: 4413,
   UNUSABLE: 4422,
   FULL: 4429,
@@ -227,7 +228,11 @@ export async function decodeMask(bytes, info) {
   let ids = bytes;
   if (info.encoding === 'zlib') {
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate'));
-    ids = new Uint8Array(await new Response(stream).arrayBuffer());
+    try {
+      ids = new Uint8Array(await new Response(stream).arrayBuffer());
+    } catch (error) {
+      throw new FormatError('A mask is no zlib stream.', { cause: error });
+    }
   } else if (info.encoding !== 'raw') {
     throw new FormatError(`Masks encoded as ${info.encoding} cannot be shown.`);
   }

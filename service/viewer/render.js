@@ -6,6 +6,9 @@ import { firstAtOrAfter } from './protocol.js';
 /** Colours of the events, [r, g, b]; picked to stand apart from the Cityscapes palette and from each other. */
 export const EVENT_COLORS = Object.freeze({ on: [255, 226, 176], off: [86, 180, 255] });
 
+// Every picture is made pixel by pixel on the CPU, so that is where the canvases belong.
+const CONTEXT = { willReadFrequently: true };
+
 /** Opacity of a pixel by how many events it had in the window. */
 const EVENT_ALPHA = [0, 160, 205, 240, 255];
 
@@ -20,7 +23,7 @@ export class EventLayer {
   /** @param {HTMLCanvasElement} canvas */
   constructor(canvas) {
     this.#canvas = canvas;
-    this.#context = canvas.getContext('2d');
+    this.#context = canvas.getContext('2d', CONTEXT);
   }
 
   /** Draw the events of a recording in [start, end). */
@@ -57,7 +60,7 @@ export class MaskLayer {
   /** @param {HTMLCanvasElement} canvas */
   constructor(canvas) {
     this.#canvas = canvas;
-    this.#context = canvas.getContext('2d');
+    this.#context = canvas.getContext('2d', CONTEXT);
   }
 
   /** @param {{id: number, color: number[]}[]} classes ids without a class stay transparent */

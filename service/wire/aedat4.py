@@ -208,9 +208,7 @@ class Aedat4Reader:
         return Aedat4Error("the file is damaged: the AEDAT4 parser broke down on it")
 
 
-def read_aedat4(
-    data: bytes, *, timeout_s: float = 30.0, max_events: int = 50_000_000
-) -> tuple[EventBatch, SensorSize]:
+def read_aedat4(data: bytes, *, timeout_s: float = 30.0, max_events: int = 50_000_000) -> tuple[EventBatch, SensorSize]:
     """Read an AEDAT4 file that is in memory.
 
     Parameters

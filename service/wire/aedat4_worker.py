@@ -1,7 +1,8 @@
 """Reads an AEDAT4 file in a process of its own and passes its events on through a pipe.
 
-dv-processing parses in native code that trusts the file: a damaged one may crash it, make it spin, or make it ask for all
-memory. This script is what crashes instead of the caller. :mod:`service.wire.aedat4` starts it and checks what it says.
+dv-processing parses in native code that trusts the file: a damaged one may crash it, make it spin, or make it ask for
+all memory. This script is what crashes instead of the caller. :mod:`service.wire.aedat4` starts it and checks what it
+says.
 
 Run by path, with nothing imported from this project, so that it starts with nothing but NumPy and dv-processing::
 
@@ -126,7 +127,7 @@ def main(arguments: list[str]) -> int:
             return 1
         except MemoryError:
             send(out, b"X", b"reading it takes more memory than is allowed")
-        except Exception as error:
+        except (RuntimeError, ValueError, LookupError, TypeError, OSError) as error:
             send(out, b"X", reason(error).encode())
     return 0
 

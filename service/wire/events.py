@@ -180,6 +180,8 @@ def encode_packets(
         As ``encode_packet``.
     """
     check_events(events, sensor)
+    if not len(events):
+        return
     starts = np.flatnonzero(np.diff(events.t // packet_us, prepend=-1))
     ends = np.append(starts[1:], len(events))
     seq = first_seq

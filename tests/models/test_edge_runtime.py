@@ -48,9 +48,7 @@ def windows(steps: int, batch: int, height: int, width: int, density: float, see
 
 
 @settings(max_examples=15, deadline=None)
-@given(
-    st.integers(9, 40), st.integers(9, 40), st.integers(1, 3), st.floats(0, 0.5), st.integers(0, 1000)
-)
+@given(st.integers(9, 40), st.integers(9, 40), st.integers(1, 3), st.floats(0, 0.5), st.integers(0, 1000))
 def test_step_by_step_equals_spikingjelly(height: int, width: int, batch: int, density: float, seed: int) -> None:
     net = network(SMALL, seed)
     x = windows(6, batch, height, width, density, seed).float()
@@ -122,9 +120,7 @@ def test_synaptic_operations_are_the_accumulates_that_input_spikes_cause() -> No
     assert by_name["stem"].sops == pytest.approx(float((x != 0).float().mean()) * macs["stem"])
     assert by_name["enc4"].sops == pytest.approx(by_name["down4"].firing_rate * macs["enc4"])
     assert activity.macs_ann == sum(macs.values())
-    silent = runtime.activity(
-        {name: torch.zeros_like(count) for name, count in result.spike_counts.items()}, 0, 32, 32
-    )
+    silent = runtime.activity({name: torch.zeros_like(count) for name, count in result.spike_counts.items()}, 0, 32, 32)
     assert silent.sops == 0
     assert silent.firing_rate == 0
 

@@ -130,27 +130,24 @@ def test_a_file_without_events(tmp_path: Path) -> None:
         ((10, 5, -1, True), "negative coordinates"),
         ((10, 346, 5, True), r"\(346, 5\), outside of its sensor of 346x260"),
         ((10, 5, 260, True), r"\(5, 260\), outside of its sensor of 346x260"),
-        ((-5, 5, 5, True), "negative times"),
     ],
 )
 def test_events_that_cannot_be(tmp_path: Path, event: tuple[int, int, int, bool], message: str) -> None:
-    first = (min(event[0], 0), 1, 1, True)
     with pytest.raises(Aedat4Error, match=message):
-        read_aedat4_file(dv_file(tmp_path / "bad.aedat4", [first, event]))
+        read_aedat4_file(dv_file(tmp_path / "bad.aedat4", [(0, 1, 1, True), event]))
 
 
-def test_times_that_go_back(tmp_path: Path) -> None:
-    # dv-processing refuses to write such a file, so two times are swapped in one that is not compressed.
+@pytest.mark.parametrize(("at", "time", "message"), [(1, 1_000_000_004, "times go back"), (0, -5, "negative times")])
+def test_times_that_cannot_be(tmp_path: Path, at: int, time: int, message: str) -> None:
+    # dv-processing refuses to write such a file, so a time is overwritten in one that is not compressed.
     path = tmp_path / "back.aedat4"
-    times = [1_000_000_001, 1_000_000_002, 1_000_000_003]
+    t = np.array([1_000_000_001, 1_000_000_002, 1_000_000_003])
     zeros = np.zeros(3, np.uint16)
-    events = EventBatch(np.array(times), zeros, zeros, np.ones(3, np.uint8))
-    write_aedat4(path, events, SENSOR, compression="none")
+    write_aedat4(path, EventBatch(t, zeros, zeros, np.ones(3, np.uint8)), SENSOR, compression="none")
     data = path.read_bytes()
-    middle = times[1].to_bytes(8, "little")
-    assert middle in data
-    with pytest.raises(Aedat4Error, match="times go back"):
-        read_aedat4(data.replace(middle, (times[2] + 1).to_bytes(8, "little")))
+    where = data.index(b"".join(int(v).to_bytes(8, "little") + bytes(8)[:4] + b"\x01\0\0\0" for v in t)) + 16 * at
+    with pytest.raises(Aedat4Error, match=message):
+        read_aedat4(data[:where] + time.to_bytes(8, "little", signed=True) + data[where + 8 :])
 
 
 def test_a_file_that_is_cut_off(recording: bytes) -> None:
@@ -256,8 +253,7 @@ def test_damaged_files_never_crash_or_hang(
     def outcome(seed: int) -> bool:
         try:
             events, sensor = read_aedat4(mutated(sources[seed % len(sources)], seed))
-        except Aedat4Error as error:
-            assert str(error)
+        except Aedat4Error:
             return False
         assert not len(events) or (events.x.max() < sensor.width and (np.diff(events.t) >= 0).all())
         return True

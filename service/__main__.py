@@ -1,0 +1,73 @@
+"""``python -m service``: run the server until SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+from pydantic import ValidationError
+
+from service.app import create_app
+from service.settings import Settings
+
+# Messages up to this factor above the limit are still read, so that the client is told what is wrong with them.
+_READ_FACTOR = 2
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, as one line on standard output, once it does."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            print(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", flush=True)
+
+
+def main() -> int:
+    """Run the server; the exit status."""
+    # uvicorn finishes what is under way and then raises the signal once more: a wanted stop is no failure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _exit)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for item in error.errors():
+            name = "_".join(["SPIKESEG", *map(str, item["loc"])]).upper()
+            print(f"{name}: {item['msg']}", file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        workers=1,
+        log_config=None,
+        access_log=settings.access_log,
+        lifespan="on",
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+        # Masks are compressed already; deflate would only cost time and memory.
+        ws_per_message_deflate=False,
+        ws_max_size=settings.max_message_bytes * _READ_FACTOR,
+        ws_ping_interval=settings.ping_seconds,
+        # While a message is computed the next ones wait unread in the socket, and a pong behind them: its lateness
+        # says nothing about the client.
+        ws_ping_timeout=None,
+    )
+    _Server(config).run()
+    return 0
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

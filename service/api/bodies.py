@@ -1,0 +1,153 @@
+"""Request bodies: reading them within limits, and turning them into events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from fastapi import Request
+
+from models.events import EventBatch, SensorSize
+from service.api.services import Services
+from service.errors import (
+    FieldError,
+    RequestTimeoutError,
+    SensorMismatchError,
+    TooLargeError,
+    UnsupportedMediaTypeError,
+    UnusableInputError,
+)
+from service.wire import events as wire
+
+JSON = "application/json"
+AEDAT4 = "application/vnd.aedat4"
+EVENT_TYPES = (wire.MEDIA_TYPE, JSON, AEDAT4)
+
+
+JSON_EVENTS = {"t": [0, 150, 33_400], "x": [12, 13, 14], "y": [7, 7, 8], "p": [1, 0, 1]}
+
+
+def body_schema(media_types: Sequence[str], json_example: object = None) -> dict[str, object]:
+    """What OpenAPI says of a body that is read by hand."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    document = {"schema": {"type": "object"}, "example": json_example}
+    content = {name: document if name == JSON else binary for name in media_types}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def require_media_type(request: Request, accepted: Sequence[str]) -> str:
+    """The request's content type without parameters.
+
+    Raises
+    ------
+    UnsupportedMediaTypeError
+        If it is not one of those accepted; the message lists them.
+    """
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given not in accepted:
+        found = f"not {given[:80]!r}" if given else "but the request names none"
+        raise UnsupportedMediaTypeError(
+            f"this call reads {', '.join(accepted)}, {found}", headers={"Accept": ", ".join(accepted)}
+        )
+    return given
+
+
+async def read_body(request: Request, limit: int, seconds: float) -> bytes:
+    """The whole body.
+
+    Parameters
+    ----------
+    request : Request
+    limit : int
+        Most bytes.
+    seconds : float
+        Time for the body to arrive.
+
+    Raises
+    ------
+    TooLargeError
+        As soon as ``Content-Length`` or what has arrived is more than ``limit``.
+    RequestTimeoutError
+        If the body takes too long.
+    """
+    # The rest of the body is not read, so the connection cannot be used again.
+    closing = {"Connection": "close"}
+    too_large = TooLargeError(f"the body is larger than {limit} bytes", headers=closing)
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise RequestTimeoutError(f"the body did not arrive within {seconds:g} s", headers=closing) from None
+    return bytes(body)
+
+
+async def read_events(
+    services: Services, body: bytes, media_type: str, sensor: SensorSize | None
+) -> tuple[EventBatch, SensorSize]:
+    """Decode a body of events on a thread.
+
+    Parameters
+    ----------
+    services : Services
+    body : bytes
+    media_type : str
+        One of ``EVENT_TYPES``.
+    sensor : SensorSize, optional
+        The sensor that the request names; JSON needs it.
+
+    Returns
+    -------
+    EventBatch, SensorSize
+        Events inside the sensor, ordered by time.
+
+    Raises
+    ------
+    WireError
+        If the body cannot be decoded.
+    UnusableInputError
+        If no sensor is known, or the body is of another one than the request names.
+    """
+    if media_type == AEDAT4:
+        return await services.engine.offload_slow(_read_recording, body, sensor)
+    return await services.engine.offload(_decode, body, media_type, sensor)
+
+
+def _decode(body: bytes, media_type: str, sensor: SensorSize | None) -> tuple[EventBatch, SensorSize]:
+    if media_type == JSON:
+        if sensor is None:
+            message = "events in JSON need the sensor's width and height in the query"
+            raise UnusableInputError(message, [FieldError("width", message), FieldError("height", message)])
+        events = wire.events_from_json(body)
+        wire.check_events(events, sensor)
+        return events, sensor
+    packets = wire.decode_packets(body)
+    if not packets:
+        if sensor is None:
+            raise UnusableInputError("the body is empty; send at least one event packet")
+        return EventBatch.empty(), sensor
+    found = packets[0].sensor
+    _require_same(found, sensor)
+    return EventBatch.concatenate([packet.events for packet in packets]), found
+
+
+def _read_recording(body: bytes, sensor: SensorSize | None) -> tuple[EventBatch, SensorSize]:
+    # Imported here, so that the service starts without dv-processing.
+    from service.wire.aedat4 import read_aedat4
+
+    events, found = read_aedat4(body)
+    _require_same(found, sensor)
+    wire.check_events(events, found)
+    return events, found
+
+
+def _require_same(found: SensorSize, named: SensorSize | None) -> None:
+    if named is not None and found != named:
+        message = f"the events are of a {found} sensor, not of {named}"
+        raise SensorMismatchError(message, [FieldError("width", message), FieldError("height", message)])

@@ -1,0 +1,116 @@
+"""One shot: events in, the last window's mask out, with no session."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from models.events import EventBatch, SensorSize
+from service.api.bodies import EVENT_TYPES, JSON, JSON_EVENTS, body_schema, read_body, read_events, require_media_type
+from service.api.negotiation import choose_media_type
+from service.api.opening import window_limits
+from service.api.problems import PROBLEM_RESPONSES
+from service.api.schemas import limit_errors
+from service.api.services import AppServices
+from service.errors import FieldError, UnusableInputError
+from service.streaming.answers import COCO_RLE, AnswerFormat, Arrival, build_answer
+from service.streaming.windows import Window, WindowStream
+from service.wire.masks import MaskEncoding
+
+router = APIRouter(tags=["segment"], responses=PROBLEM_RESPONSES)
+
+_FORMATS = {
+    "image/png": AnswerFormat(MaskEncoding.PNG),
+    "application/octet-stream": AnswerFormat(MaskEncoding.RAW),
+    "application/x-npy": AnswerFormat(MaskEncoding.NPY),
+    JSON: AnswerFormat(COCO_RLE),
+}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The last window's mask.", "content": {name: {} for name in _FORMATS}}
+}
+
+Side = Annotated[int | None, Query(ge=1, le=0xFFFF, description="Sensor size; JSON events need it.")]
+
+
+@router.post(
+    "/v1/segment", response_class=Response, responses=_ANSWERS, openapi_extra=body_schema(EVENT_TYPES, JSON_EVENTS)
+)
+async def segment(
+    request: Request,
+    services: AppServices,
+    model: Annotated[str | None, Query(description="A name from /v1/models.")] = None,
+    window_us: Annotated[int | None, Query(ge=1, description="Length of a window in microseconds.")] = None,
+    width: Side = None,
+    height: Side = None,
+) -> Response:
+    """Run the events through a network at rest, window by window; answer the last window by ``Accept``.
+
+    The header ``Spikeseg-Result`` holds the result's metadata as JSON.
+    """
+    arrived = time.perf_counter()
+    answer_type = choose_media_type(request.headers.get("accept"), list(_FORMATS))
+    media_type = require_media_type(request, EVENT_TYPES)
+    network = await services.library.get(model if model is not None else services.settings.default_model)
+    named = _named_sensor(width, height)
+    _check_limits(services, named, window_us)
+    body = await read_body(request, services.settings.max_body_bytes, services.settings.body_seconds)
+
+    begun = time.perf_counter()
+    events, sensor = await read_events(services, body, media_type, named)
+    decode_s = time.perf_counter() - begun
+    services.metrics.observe_decode(decode_s)
+    _check_limits(services, sensor, None)
+    stream = WindowStream(window_us or network.window_us, window_limits(services))
+    windows = await services.engine.offload(_all_windows, stream, events)
+
+    state = network.initial_state(sensor)
+    for window in windows:
+        if await request.is_disconnected():
+            raise ClientDisconnect
+        timed = await services.engine.segment(network, state, window.events, sensor)
+        state = timed.segmentation.state
+        services.metrics.observe_window(
+            network.name, len(window.events), timed.segmentation.activity, timed.wait_s, timed.compute_s
+        )
+    answer = await services.engine.offload(
+        build_answer,
+        windows[-1],
+        timed,
+        network.classes,
+        _FORMATS[answer_type],
+        acked=0,
+        arrival=Arrival(arrived, decode_s),
+    )
+    services.metrics.observe_encode(answer.metadata["latency_ms"]["encode"] / 1e3)
+    if answer_type == JSON:
+        return Response(json.dumps(answer.metadata), media_type=JSON)
+    header = json.dumps(answer.metadata, separators=(",", ":"))
+    return Response(answer.mask, headers={"Spikeseg-Result": header}, media_type=answer_type)
+
+
+def _all_windows(stream: WindowStream, events: EventBatch) -> list[Window]:
+    windows, stream = stream.push(events)
+    last, _ = stream.finish()
+    if not windows and not last:
+        raise UnusableInputError("there are no events, so there is no window to answer")
+    return windows + last
+
+
+def _named_sensor(width: int | None, height: int | None) -> SensorSize | None:
+    if width is None and height is None:
+        return None
+    if width is None or height is None:
+        field = "width" if width is None else "height"
+        raise UnusableInputError("width and height go together", [FieldError(field, f"{field} is missing")])
+    return SensorSize(width, height)
+
+
+def _check_limits(services: AppServices, sensor: SensorSize | None, window_us: int | None) -> None:
+    errors = limit_errors(services.settings, sensor, window_us)
+    if errors:
+        raise UnusableInputError(errors[0].message, errors)

@@ -1,0 +1,148 @@
+"""Sessions over HTTP: the same as over the WebSocket, one request for each message."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import ValidationError
+from starlette.responses import JSONResponse, Response
+
+from models.events import EventBatch
+from service.api.bodies import EVENT_TYPES, JSON, JSON_EVENTS, body_schema, read_body, read_events, require_media_type
+from service.api.negotiation import choose_media_type
+from service.api.opening import open_session
+from service.api.problems import PROBLEM_RESPONSES, invalid_fields
+from service.api.schemas import MaskName, SessionFields, describe_session
+from service.api.services import AppServices
+from service.errors import UnusableInputError
+from service.streaming.answers import Answer, AnswerFormat, Arrival
+from service.streaming.session import Command, Events, Reset, Session
+from service.wire.events import MAX_TIME_US
+from service.wire.masks import MaskEncoding
+from service.wire.messages import RESULTS_MEDIA_TYPE, encode_result
+
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=PROBLEM_RESPONSES)
+
+_RESULTS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Every window that is now complete.", "content": {JSON: {}, RESULTS_MEDIA_TYPE: {}}}
+}
+_EXAMPLE = {"model": "edge-s", "sensor": {"width": 346, "height": 260}, "window": {"us": 50_000}}
+_MAX_SESSION_BODY_BYTES = 65_536
+
+Sequence_ = Annotated[
+    int | None,
+    Query(
+        ge=1,
+        description="The message's number: a request that is sent again with it is not applied twice.",
+    ),
+]
+
+
+@router.post("", status_code=201, response_class=JSONResponse, openapi_extra=body_schema([JSON], _EXAMPLE))
+async def create_session(request: Request, services: AppServices) -> JSONResponse:
+    """Open a session: ``{"model", "sensor": {"width", "height"}, "window": {"us"}}``; only the sensor is needed."""
+    require_media_type(request, [JSON])
+    body = await read_body(request, _MAX_SESSION_BODY_BYTES, services.settings.body_seconds)
+    try:
+        fields = SessionFields.model_validate_json(body)
+    except ValidationError as error:
+        detail, errors = invalid_fields(error)
+        raise UnusableInputError(detail, errors) from None
+    session = await open_session(services, fields)
+    document = {"resume": session.resume_token, **describe_session(session, services.settings)}
+    return JSONResponse(document, 201, {"Location": f"/v1/sessions/{session.id}"})
+
+
+@router.get("/{id}")
+async def get_session(id: str, services: AppServices) -> dict[str, Any]:
+    """Look at a session."""
+    session = services.registry.get(id)
+    return {**describe_session(session, services.settings), "state_bytes": session.state_bytes}
+
+
+@router.delete("/{id}", status_code=204, response_class=Response)
+async def delete_session(id: str, services: AppServices) -> Response:
+    """End a session."""
+    session = services.registry.get(id)
+    session.require_free()
+    services.registry.remove(session)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{id}/events", response_class=Response, responses=_RESULTS, openapi_extra=body_schema(EVENT_TYPES, JSON_EVENTS)
+)
+async def post_events(
+    id: str,
+    request: Request,
+    services: AppServices,
+    until_us: Annotated[
+        int | None, Query(ge=0, le=MAX_TIME_US, description="Every event before this time has been sent.")
+    ] = None,
+    mask: Annotated[MaskName | None, Query(description="Mask encoding; the session's if not given.")] = None,
+    sequence: Sequence_ = None,
+) -> Response:
+    """Events in; every window that is now complete out, by ``Accept`` as JSON or as ``RESULT`` messages."""
+    arrived = time.perf_counter()
+    session = services.registry.get(id)
+    session.require_free()
+    answer_type = choose_media_type(request.headers.get("accept"), [JSON, RESULTS_MEDIA_TYPE])
+    # With nothing but a time there is no content, hence no content type.
+    if until_us is not None and "content-type" not in request.headers:
+        body, media_type = await _read(request, services), None
+        if body:
+            require_media_type(request, EVENT_TYPES)
+    else:
+        media_type = require_media_type(request, EVENT_TYPES)
+        body = await _read(request, services)
+    if not body and until_us is None:
+        raise UnusableInputError("the body is empty; send events, or say with until_us how far the time has gone")
+    begun = time.perf_counter()
+    if body and media_type is not None:
+        events, sensor = await read_events(services, body, media_type, session.sensor)
+    else:
+        events, sensor = EventBatch.empty(), session.sensor
+    decode_s = time.perf_counter() - begun
+    services.metrics.observe_decode(decode_s)
+    form = AnswerFormat(MaskEncoding(mask), session.form.metrics) if mask else session.form
+    answers = await _take(session, Events(events, sensor, until_us), form, Arrival(arrived, decode_s), sequence)
+    if answer_type == JSON:
+        return Response(await services.engine.offload(_as_json, answers), media_type=JSON)
+    return Response(await services.engine.offload(_as_messages, answers), media_type=RESULTS_MEDIA_TYPE)
+
+
+@router.post("/{id}/reset")
+async def reset_session(id: str, services: AppServices, sequence: Sequence_ = None) -> dict[str, Any]:
+    """Membranes to rest, windows from 0 again; the clock may start anew too."""
+    session = services.registry.get(id)
+    await _take(session, Reset(), session.form, Arrival(time.perf_counter()), sequence)
+    return describe_session(session, services.settings)
+
+
+async def _read(request: Request, services: AppServices) -> bytes:
+    return await read_body(request, services.settings.max_body_bytes, services.settings.body_seconds)
+
+
+async def _take(
+    session: Session, command: Command, form: AnswerFormat, arrival: Arrival, sequence: int | None
+) -> list[Answer]:
+    async with aclosing(session.process(command, form, arrival, sequence=sequence)) as answers:
+        return [answer async for answer in answers]
+
+
+def _as_json(answers: Sequence[Answer]) -> bytes:
+    results = []
+    for answer in answers:
+        data = base64.b64encode(answer.mask).decode("ascii")
+        results.append({**answer.metadata, "mask": {**answer.metadata["mask"], "data": data}})
+    return json.dumps({"results": results}, separators=(",", ":")).encode()
+
+
+def _as_messages(answers: Sequence[Answer]) -> bytes:
+    return b"".join(encode_result(answer.window, answer.metadata, answer.mask) for answer in answers)
