@@ -106,7 +106,7 @@ def initial(frame: NDArray[np.generic], config: EmulatorConfig, *, t_us: int = 0
 
     def thresholds(nominal: float) -> FloatImage:
         spread = rng.standard_normal(level.shape, dtype=np.float32) * np.float32(config.threshold_sigma)
-        return np.maximum(np.float32(nominal) + spread, lowest)
+        return np.asarray(np.maximum(np.float32(nominal) + spread, lowest))
 
     long_ago = np.full(level.shape, np.iinfo(np.int64).min // 2, np.int64)
     return EmulatorState(

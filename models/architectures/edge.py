@@ -140,6 +140,8 @@ class LeakyReadout(base.MemoryModule):  # type: ignore[misc]
     where an accumulator without leak diverges on an endless stream.
     """
 
+    v: Tensor
+
     def __init__(self, classes: int, init_tau: float = 4.0) -> None:
         super().__init__()
         self.w = nn.Parameter(torch.full((classes, 1, 1), -torch.log(torch.tensor(init_tau - 1.0)).item()))
@@ -147,10 +149,8 @@ class LeakyReadout(base.MemoryModule):  # type: ignore[misc]
 
     def single_step_forward(self, x: Tensor) -> Tensor:
         """Advance one time step; (B, classes, h, w)."""
-        before: Tensor | float = self.v
-        v: Tensor = before + (x - before) * self.w.sigmoid()
-        self.v = v
-        return v
+        self.v = self.v + (x - self.v) * self.w.sigmoid()
+        return self.v
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
         """Advance T time steps; (T, B, classes, h, w)."""
@@ -211,7 +211,7 @@ def _plif(channels: int, init_tau: float) -> nn.Module:
     )
     # One leak for each channel: SpikingJelly's equations broadcast over it.
     node.w = nn.Parameter(node.w.detach().expand(channels, 1, 1).clone())
-    return node
+    return node  # type: ignore[no-any-return]
 
 
 def _readout(classes: int) -> LeakyReadout:

@@ -67,12 +67,12 @@ class SlopedStep(torch.autograd.Function):
     """Heaviside forward; backward ``0.3 · max(0, 1 − |u − 1|)`` at u = x + 1, the paper's linear surrogate."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x)
         return (x > 0).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         x: Tensor = ctx.saved_tensors[0]
         return grad * 0.3 * (1 - x.abs()).clamp_min(0)
 

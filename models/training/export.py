@@ -53,8 +53,8 @@ def load_run(folder: Path) -> tuple[EdgeDeepLab, dict[str, Any]]:
     return network.eval(), run
 
 
-def export(name: str, run_folder: Path, twin_folder: Path) -> dict[str, Any]:
-    """Write ``NAME.safetensors`` and ``NAME.json`` to the zoo; the card is returned."""
+def export(name: str, run_folder: Path, twin_folder: Path, folder: Path = zoo.ZOO) -> dict[str, Any]:
+    """Write ``NAME.safetensors`` and ``NAME.json`` to a folder of trained networks; the card is returned."""
     network, run = load_run(run_folder)
     twin, twin_run = load_run(twin_folder)
     windows = camvid_events()
@@ -74,8 +74,8 @@ def export(name: str, run_folder: Path, twin_folder: Path) -> dict[str, Any]:
         "licence": "non-commercial research, after the data that it was trained on",
         "notes": NOTES,
     }
-    zoo.save(name, network.config, weights, card)
-    model = zoo.load(name)
+    zoo.save(name, network.config, weights, card, folder)
+    model = zoo.load(name, folder)
     twin_matrix, _ = evaluate_stream(twin, windows)
     card["evaluation"] = {
         "data": "CamVid-events val: 100 labelled frames at 15 Hz, 200 windows of 33.3 ms, simulated sensor 346x260",
@@ -88,7 +88,7 @@ def export(name: str, run_folder: Path, twin_folder: Path) -> dict[str, Any]:
             **confusion_report(twin_matrix),
         },
     }
-    zoo.save(name, network.config, weights, card)
+    zoo.save(name, network.config, weights, card, folder)
     return card
 
 

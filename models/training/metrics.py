@@ -21,7 +21,9 @@ def class_iou(matrix: Confusion) -> NDArray[np.float64]:
     """Intersection over union of each class; NaN for a class that is neither present nor predicted."""
     hit = np.diag(matrix).astype(np.float64)
     union = matrix.sum(0) + matrix.sum(1) - hit
-    return np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0)
+    iou = np.full_like(hit, np.nan)
+    np.divide(hit, union, out=iou, where=union > 0)
+    return iou
 
 
 def mean_iou(matrix: Confusion) -> float:

@@ -204,8 +204,8 @@ class SequenceBatches:
 
     def _new_slot(self) -> _Slot:
         rng, config = self.rng, self.config
-        stills = self.sources[rng.choice(len(self.sources), p=self.weights)]
-        still = stills[rng.integers(0, len(stills))]
+        stills = self.sources[int(rng.choice(len(self.sources), p=self.weights))]
+        still = stills[int(rng.integers(0, len(stills)))]
         grey, labels = paste(rng, still.grey, still.labels, self.things, config.pastes)
 
         lowest, highest = (np.log(s) for s in config.scales)
@@ -258,9 +258,8 @@ class SequenceBatches:
 
     def _label(self, slot: _Slot, time: float) -> NDArray[np.uint8]:
         s = self.config.label_stride
-        map_x, map_y = slot.motion.maps(
-            time, self.view_x[s // 2 :: s, s // 2 :: s], self.view_y[s // 2 :: s, s // 2 :: s]
-        )
+        thinned = (slice(s // 2, None, s), slice(s // 2, None, s))
+        map_x, map_y = slot.motion.maps(time, self.view_x[thinned], self.view_y[thinned])
         # What lies beyond the picture's border is a reflection for the sensor, and unlabelled.
         return np.asarray(
             cv2.remap(slot.labels, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)

@@ -125,7 +125,8 @@ def evaluate_stream(
     history = History()
     rates: dict[str, float] = defaultdict(float)
     logits: list[Tensor] = []
-    for part in x.split(chunk):
+    for k in range(0, len(x), chunk):
+        part = x[k : k + chunk]
         out, spikes = network.forward_with_spikes(part if network.config.spiking else history.stack(part))
         logits.extend(out[:, 0])
         for name, s in spikes.items():
@@ -140,7 +141,8 @@ class Trainer:
 
     def __init__(self, architecture: EdgeConfig, config: TrainConfig) -> None:
         self.config = config
-        self.network = EdgeDeepLab(architecture).to(memory_format=torch.channels_last)
+        self.network = EdgeDeepLab(architecture)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network)
         self.updates = 0
         self._weights = class_weights(CLASS_SHARES, config.weight_cap)
@@ -148,8 +150,9 @@ class Trainer:
         parameters = dict(self.network.named_parameters())
         free = [p for name, p in parameters.items() if name.endswith(".w") or p.ndim == 1]
         decaying = [p for name, p in parameters.items() if not (name.endswith(".w") or p.ndim == 1)]
+        groups: list[dict[str, Any]] = [{"params": decaying}, {"params": free, "weight_decay": 0.0}]
         self._optimizer = torch.optim.AdamW(
-            [{"params": decaying}, {"params": free, "weight_decay": 0.0}],
+            groups,
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
@@ -260,7 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=sorted(CONFIGS), default="edge-s")
     parser.add_argument("--twin", action="store_true", help="train the ANN twin")
-    parser.add_argument("--minutes", type=float, default=TrainConfig.minutes, help="time budget")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time budget")
     parser.add_argument("--updates", type=int, default=0, help="budget in updates, in place of minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: one for each core")

@@ -6,7 +6,7 @@ from service.api.schemas import SessionFields, limit_errors
 from service.api.services import Services
 from service.errors import UnusableInputError
 from service.streaming.answers import AnswerFormat
-from service.streaming.session import Session
+from service.streaming.session import Progress, Session
 from service.streaming.windows import WindowLimits, WindowStream
 from service.wire.masks import MaskEncoding
 
@@ -37,6 +37,8 @@ async def open_session(services: Services, fields: SessionFields) -> Session:
     model = await services.library.get(fields.model if fields.model is not None else settings.default_model)
     stream = WindowStream(fields.window.us if fields.window else model.window_us, window_limits(services))
     mask = MaskEncoding(fields.mask) if fields.mask else settings.default_mask
+    services.registry.require_room()
+    membranes = await services.engine.offload(model.initial_state, sensor)
 
     def make(id: str, secret: str) -> Session:
         return Session(
@@ -44,7 +46,7 @@ async def open_session(services: Services, fields: SessionFields) -> Session:
             secret,
             model,
             sensor,
-            stream,
+            Progress(stream, membranes),
             AnswerFormat(mask, fields.metrics),
             engine=services.engine,
             metrics=services.metrics,

@@ -68,7 +68,7 @@ async def segment(
     stream = WindowStream(window_us or network.window_us, window_limits(services))
     windows = await services.engine.offload(_all_windows, stream, events)
 
-    state = network.initial_state(sensor)
+    state = await services.engine.offload(network.initial_state, sensor)
     for window in windows:
         if await request.is_disconnected():
             raise ClientDisconnect

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from service.streaming.engine import TimedSegmentation
 
 COCO_RLE: Literal["coco-rle"] = "coco-rle"
-_METADATA_BYTES = 4096
+_METADATA_BYTES = 8192
 
 
 @dataclass(frozen=True, slots=True)

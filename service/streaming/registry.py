@@ -43,6 +43,14 @@ class SessionRegistry:
         """Bytes that the membranes and pending events of all sessions take."""
         return sum(session.state_bytes for session in self._sessions.values())
 
+    def require_room(self) -> None:
+        """Raise CapacityError if there is no room for another session."""
+        if self.active >= self._max_sessions:
+            raise CapacityError(
+                f"all {self._max_sessions} sessions of this server are in use; try again later",
+                headers={"Retry-After": str(self._seconds_to_free())},
+            )
+
     def create(self, make: Callable[[str, str], Session]) -> Session:
         """Make a session from an id and a secret, and take it in.
 
@@ -51,11 +59,7 @@ class SessionRegistry:
         CapacityError
             If there is no room for another.
         """
-        if self.active >= self._max_sessions:
-            raise CapacityError(
-                f"all {self._max_sessions} sessions of this server are in use; try again later",
-                headers={"Retry-After": str(self._seconds_to_free())},
-            )
+        self.require_room()
         session = make(secrets.token_urlsafe(12), secrets.token_urlsafe(24))
         self._sessions[session.id] = session
         return session

@@ -103,8 +103,8 @@ class Session:
         The public name, and what a client shows to take the session up again.
     model : StreamingModel
     sensor : SensorSize
-    stream : WindowStream
-        Before its first event.
+    start : Progress
+        Where the session begins: no events, membranes at rest.
     form : AnswerFormat
         How answers are given unless a request asks for something else.
     engine : Engine
@@ -119,7 +119,7 @@ class Session:
         secret: str,
         model: StreamingModel,
         sensor: SensorSize,
-        stream: WindowStream,
+        start: Progress,
         form: AnswerFormat,
         *,
         engine: Engine,
@@ -132,8 +132,7 @@ class Session:
         self.sensor = sensor
         self.form = form
         self.last_used = time.monotonic()
-        self._rest = model.initial_state(sensor)
-        self._progress = Progress(stream, self._rest)
+        self._progress = start
         self._engine = engine
         self._metrics = metrics
         self._replay_bytes = replay_bytes
@@ -192,11 +191,15 @@ class Session:
         evict : callable
             Called when another connection takes the session up; must lead to a ``detach`` soon.
         """
-        while (previous := self._attachment) is not None:
-            previous.evict()
-            await previous.released.wait()
-        self._attachment = Attachment(evict, self.next_sequence)
-        return self._attachment
+        while True:
+            while (previous := self._attachment) is not None:
+                previous.evict()
+                await previous.released.wait()
+            # A request without a connection may be under way; what it changes must show in ``next_sequence``.
+            async with self._lock:
+                if self._attachment is None:
+                    self._attachment = Attachment(evict, self.next_sequence)
+                    return self._attachment
 
     def detach(self, attachment: Attachment) -> None:
         """Let go of the session; it can be resumed."""
@@ -330,12 +333,12 @@ class Session:
                     raise SensorMismatchError(message, [FieldError("width", message), FieldError("height", message)])
                 windows, stream = stream.push(events)
                 if until_us is not None:
-                    more, stream = stream.advance(until_us)
+                    more, stream = stream.advance(until_us, already=len(windows))
                     windows += more
             case Advance(until_us):
                 windows, stream = stream.advance(until_us)
             case Reset():
-                stream, membranes = stream.restart(), self._rest
+                stream, membranes = stream.restart(), self.model.initial_state(self.sensor)
             case End():
                 windows, stream = stream.finish()
                 ended = True

@@ -118,10 +118,17 @@ class WindowStream:
             pending=_append(pending, parts[-1]),
         )
 
-    def advance(self, until_us: int) -> tuple[list[Window], WindowStream]:
+    def advance(self, until_us: int, *, already: int = 0) -> tuple[list[Window], WindowStream]:
         """Take note that every event before ``until_us`` has come; close the windows that end by then.
 
         A time that has been passed already says nothing new. Before the first event there is no window to close.
+
+        Parameters
+        ----------
+        until_us : int
+            Microseconds.
+        already : int
+            Windows that the same message has closed; they count towards the limit.
 
         Raises
         ------
@@ -137,7 +144,7 @@ class WindowStream:
             return [], self
         if self.start is None:
             return [], replace(self, horizon=until_us)
-        closed = self._count_closed(self.start, until_us)
+        closed = self._count_closed(self.start, until_us, already)
         pending = self.pending
         windows = []
         for k in range(closed):
@@ -164,11 +171,11 @@ class WindowStream:
         """The stream as it was before its first event."""
         return WindowStream(self.window_us, self.limits)
 
-    def _count_closed(self, start: int, until_us: int) -> int:
+    def _count_closed(self, start: int, until_us: int, already: int = 0) -> int:
         closed = (until_us - start) // self.window_us
-        if closed > self.limits.windows:
+        if closed + already > self.limits.windows:
             message = (
-                f"going to {until_us} µs would close {closed} windows, at most {self.limits.windows} are taken at a "
+                f"going to {until_us} µs would close {closed + already} windows, at most {self.limits.windows} are taken at a "
                 "time; send less at once, or reset the session if its clock has jumped"
             )
             raise TimeJumpError(message, [FieldError("t", message)])

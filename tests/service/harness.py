@@ -235,17 +235,21 @@ class Stream:
 
     def answer(self, sequence: int) -> list[Result]:
         """Results up to the acknowledgement of a message."""
-        results = []
+        results: list[Result] = []
         while True:
-            data = self._receive()
-            assert isinstance(data, bytes)
-            message = messages.decode_message(data)
+            message = self.message()
             if message.type is MessageType.ACK:
                 assert messages.decode_ack(message.payload) == message.sequence == sequence
                 return results
             assert message.type is MessageType.RESULT
             results.append(read_result(message.payload))
             assert results[-1].window == message.sequence
+
+    def message(self) -> messages.Message:
+        """The next binary message."""
+        data = self._receive()
+        assert isinstance(data, bytes)
+        return messages.decode_message(data)
 
     def refusal(self) -> RefusedError:
         """Why the server closes the connection; it must."""

@@ -241,6 +241,12 @@ def test_too_many_windows_at_once(strict_server: str, strict_http: httpx.Client)
     assert "9 windows, at most 8" in refused.problem["detail"]
     with Stream.resume(strict_server, stream.token) as resumed:
         assert [r.window for r in resumed.advance(16 * WINDOW_US)] == list(range(8, 16))
+    session = HttpSession(strict_http)
+    packet = encode_packet(make_events((0, 0, 0, 0), (5 * WINDOW_US, 0, 0, 0)), SENSOR)
+    path = f"{session.path}/events"
+    too_far = strict_http.post(path, content=packet, headers=PACKETS, params={"until_us": 9 * WINDOW_US})
+    assert "9 windows" in problem_of(too_far, 422)["detail"]
+    assert len(session.post(packet, until_us=8 * WINDOW_US)) == 8
     packet = encode_packet(make_events((0, 0, 0, 0), (9 * WINDOW_US, 0, 0, 0)), SENSOR)
     query = {"window_us": WINDOW_US}
     problem_of(strict_http.post("/v1/segment", content=packet, headers=PACKETS, params=query), 422)

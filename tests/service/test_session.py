@@ -16,7 +16,7 @@ from service.metrics import ServiceMetrics
 from service.streaming.answers import Answer, AnswerFormat, Arrival
 from service.streaming.engine import Engine
 from service.streaming.registry import SessionRegistry
-from service.streaming.session import Advance, Command, End, Events, Reset, Session
+from service.streaming.session import Advance, Command, End, Events, Progress, Reset, Session
 from service.streaming.windows import WindowLimits, WindowStream
 from service.wire.masks import MaskEncoding
 from tests.service.harness import SENSOR, WINDOW_US, random_events
@@ -40,8 +40,9 @@ def engine() -> Iterator[Engine]:
 
 def make_session(model: StreamingModel, engine: Engine, replay_bytes: int = 1 << 20) -> Session:
     stream = WindowStream(WINDOW_US, WindowLimits(windows=100, events=100_000))
+    start = Progress(stream, model.initial_state(SENSOR))
     return Session(
-        "id", "secret", model, SENSOR, stream, FORM, engine=engine, metrics=ServiceMetrics(), replay_bytes=replay_bytes
+        "id", "secret", model, SENSOR, start, FORM, engine=engine, metrics=ServiceMetrics(), replay_bytes=replay_bytes
     )
 
 
@@ -121,7 +122,7 @@ def test_messages_are_taken_in_the_order_in_which_they_come(model: StreamingMode
 
 def test_kept_answers_are_bounded(model: StreamingModel, engine: Engine) -> None:
     async def scenario() -> None:
-        size = SENSOR.width * SENSOR.height + 4096
+        size = SENSOR.width * SENSOR.height + 8192
         session = make_session(model, engine, replay_bytes=3 * size)
         await take(session, Events(EVENTS[:1], SENSOR))
         for number in range(2, 7):
@@ -167,6 +168,22 @@ def test_only_the_holder_may_use_a_session_that_is_held(model: StreamingModel, e
         session.detach(second)
         assert not session.busy
         await take(session, Reset())
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_waits_for_the_request_that_is_under_way(model: StreamingModel, engine: Engine) -> None:
+    async def scenario() -> None:
+        session = make_session(model, engine)
+        async with aclosing(session.process(Events(EVENTS, SENSOR), FORM, NOW)) as answers:
+            await anext(answers)
+            attaching = asyncio.create_task(session.attach(lambda: None))
+            await asyncio.sleep(0.01)
+            assert not attaching.done()
+            rest = [answer async for answer in answers]
+        assert len(rest) == 2
+        holder = await attaching
+        assert (holder.since, session.next_sequence) == (2, 2)
 
     asyncio.run(scenario())
 

@@ -204,7 +204,7 @@ def test_a_message_that_was_cut_off_is_sent_again(server: str, events: EventBatc
     first = stream.events(events[:100])
     message = messages.encode_events(2, encode_packet(events[100:], SENSOR))
     stream.socket.send(message)
-    early = messages.decode_message(stream.socket.recv())
+    early = stream.message()
     stream.drop()
     with Stream.resume(server, stream.token) as resumed:
         assert resumed.welcome["next_sequence"] in (2, 3)
@@ -232,12 +232,12 @@ def test_connections_that_break_anywhere_lose_nothing(
     while unacknowledged:
         stream = Stream(server) if token is None else Stream.resume(server, token)
         token = stream.token
-        for message in unacknowledged.values():
-            stream.socket.send(message)
+        for unsure in unacknowledged.values():
+            stream.socket.send(unsure)
         for _ in range(rng.integers(1, 12)):
             if not unacknowledged:
                 break
-            message = messages.decode_message(stream.socket.recv())
+            message = stream.message()
             if message.type is MessageType.ACK:
                 assert message.sequence == min(unacknowledged)
                 del unacknowledged[message.sequence]
@@ -253,7 +253,7 @@ def test_the_server_answers_others_while_it_computes(server: str, http: httpx.Cl
     with Stream(server, hello(sensor={"width": 346, "height": 260})) as busy:
         busy.events(make_events((0, 0, 0, 1)), whole)
         busy.socket.send(messages.encode_advance(2, 100 * WINDOW_US))
-        assert messages.decode_message(busy.socket.recv()).sequence == 0
+        assert busy.message().sequence == 0
         assert http.get("/v2/health/live").json() == {"live": True}
         assert http.get(f"/v1/sessions/{busy.welcome['session']}").json()["next_window"] == 0
         rest = busy.answer(2)

@@ -1,0 +1,121 @@
+"""The trained network that ships: its card, its faults, and an endless stream."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import zoo
+from models.classes import DDD17_CLASSES
+from models.errors import EncodingError, StateError, UnknownModelError, WeightsError
+from models.events import EventBatch, SensorSize
+from models.runtime.streaming import StreamingModel
+
+SENSOR = SensorSize(64, 48)
+
+
+@pytest.fixture(scope="module")
+def model() -> StreamingModel:
+    return zoo.load("edge-s")
+
+
+def moving_bars(window: int, rng: np.random.Generator) -> EventBatch:
+    """Upright edges that cross the sensor, with noise; every tenth window is a burst, every seventh silent."""
+    if window % 7 == 6:
+        return EventBatch.empty()
+    height, width = SENSOR.height, SENSOR.width
+    columns = (np.arange(0, width, 8) + window) % width
+    x = np.concatenate([np.repeat(columns, height), rng.integers(0, width, 100)])
+    y = np.concatenate([np.tile(np.arange(height), len(columns)), rng.integers(0, height, 100)])
+    if window % 10 == 0:
+        x, y = np.tile(x, 20), np.tile(y, 20)
+    p = rng.integers(0, 2, len(x))
+    return EventBatch(np.zeros(len(x), np.int64), x.astype(np.uint16), y.astype(np.uint16), p.astype(np.uint8))
+
+
+def test_ten_thousand_windows_leave_the_membranes_bounded_and_the_masks_sane(model: StreamingModel) -> None:
+    rng = np.random.default_rng(0)
+    state = model.initial_state(SENSOR)
+    largest = {"early": 0.0, "late": 0.0}
+    rates: dict[str, list[float]] = {"early": [], "late": []}
+    shares: dict[str, list[np.ndarray]] = {"early": [], "late": []}
+    for k in range(10_000):
+        answer = model.segment(state, moving_bars(k, rng), SENSOR)
+        state = answer.state
+        part = "early" if 500 <= k < 1500 else "late" if k >= 9000 else None
+        if part:
+            largest[part] = max(largest[part], *(float(v.abs().max()) for v in state.values()))
+            rates[part].append(answer.activity.firing_rate)
+            shares[part].append(np.bincount(answer.mask.ravel(), minlength=len(model.classes)) / answer.mask.size)
+    assert np.isfinite(largest["late"])
+    assert largest["late"] < 1.2 * largest["early"]
+    assert np.mean(rates["late"]) == pytest.approx(np.mean(rates["early"]), rel=0.05)
+    # The same stimulus is seen as the same classes after 10,000 windows as after 1,000.
+    np.testing.assert_allclose(np.mean(shares["late"], 0), np.mean(shares["early"], 0), atol=0.03)
+    # What a long stream left behind fades: in silence, it and a fresh state come to the same mask.
+    fresh = model.initial_state(SENSOR)
+    for _ in range(200):
+        state = model.segment(state, EventBatch.empty(), SENSOR).state
+        fresh = model.segment(fresh, EventBatch.empty(), SENSOR).state
+    old = model.segment(state, EventBatch.empty(), SENSOR).mask
+    new = model.segment(fresh, EventBatch.empty(), SENSOR).mask
+    assert (old == new).mean() > 0.9
+
+
+def test_the_card_tells_what_the_network_is(model: StreamingModel) -> None:
+    card = model.card
+    evaluation = card["evaluation"]
+    assert evaluation["stream"]["miou"] >= 0.42
+    assert evaluation["stream"]["firing_rate"] <= 0.12
+    assert set(evaluation["stream"]["class_iou"]) == {c.name for c in DDD17_CLASSES}
+    assert np.sum(evaluation["stream"]["confusion_matrix"]) > 0
+    assert set(evaluation["ann_twin"]["class_iou"]) == {c.name for c in DDD17_CLASSES}
+    assert evaluation["stream"]["sops_per_window"] < evaluation["stream"]["macs_ann_per_window"]
+    assert {"data", "command", "settings"} <= set(card["training"])
+    assert card["licence"]
+
+
+def test_weights_are_small() -> None:
+    assert sum(path.stat().st_size for path in zoo.ZOO.glob("edge-s.*")) < 8 * 2**20
+
+
+def test_a_mask_has_the_sensors_size_also_where_the_grid_is_coarser(model: StreamingModel) -> None:
+    for sensor in (SensorSize(346, 260), SensorSize(641, 479), SensorSize(20, 17)):
+        answer = model.segment(model.initial_state(sensor), EventBatch.empty(), sensor)
+        assert answer.mask.shape == (sensor.height, sensor.width)
+        assert answer.mask.max() < len(model.classes)
+
+
+def test_a_state_or_an_event_that_does_not_fit_the_sensor_is_refused(model: StreamingModel) -> None:
+    with pytest.raises(StateError, match="layer stem has shape"):
+        model.segment(model.initial_state(SensorSize(32, 32)), EventBatch.empty(), SENSOR)
+    outside = EventBatch(
+        np.zeros(1, np.int64), np.array([64], np.uint16), np.array([0], np.uint16), np.array([1], np.uint8)
+    )
+    with pytest.raises(EncodingError, match="outside the 64x48 sensor"):
+        model.segment(model.initial_state(SENSOR), outside, SENSOR)
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UnknownModelError, match=r"no model 'edge-x'; there are: edge-s"):
+        zoo.load("edge-x")
+    with pytest.raises(UnknownModelError):
+        zoo.load("../zoo/edge-s")
+
+
+def test_missing_or_damaged_weights_are_named(tmp_path: Path) -> None:
+    shutil.copy(zoo.ZOO / "edge-s.json", tmp_path)
+    with pytest.raises(WeightsError, match="cannot be loaded: FileNotFoundError"):
+        zoo.load("edge-s", tmp_path)
+    whole = (zoo.ZOO / "edge-s.safetensors").read_bytes()
+    (tmp_path / "edge-s.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match="cannot be loaded: SafetensorError"):
+        zoo.load("edge-s", tmp_path)
+    card = json.loads((zoo.ZOO / "edge-s.json").read_text())
+    (tmp_path / "edge-s.json").write_text(json.dumps(card | {"format": "other"}))
+    with pytest.raises(WeightsError, match="has format 'other'"):
+        zoo.load("edge-s", tmp_path)
