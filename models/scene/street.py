@@ -38,7 +38,7 @@ class StreetConfig:
 
     seed: int = 7
     duration_s: float = 8.0
-    speed: float = 8.0
+    speed: float = 7.0
     camera: Camera = Camera()
     camera_height: float = 1.4
     visible_m: float = 150.0
@@ -163,8 +163,8 @@ class Street:
             x=0.18 * math.sin(slow + a),
             y=self.config.camera_height + 0.012 * math.sin(bump + b),
             z=self.config.speed * (t + 0.12 * (math.cos(e) - math.cos(2 * math.pi * 0.15 * t + e))),
-            yaw=math.radians(0.9 * math.sin(slow * 1.3 + c) + 0.05 * math.sin(jolt + a)),
-            pitch=math.radians(0.22 * math.sin(bump + d) + 0.05 * math.sin(jolt + f)),
+            yaw=math.radians(0.9 * math.sin(slow * 1.3 + c) + 0.03 * math.sin(jolt + a)),
+            pitch=math.radians(0.16 * math.sin(bump + d) + 0.03 * math.sin(jolt + f)),
             roll=math.radians(0.25 * math.sin(bump * 0.6 + f)),
         )
 
@@ -315,10 +315,10 @@ class Street:
                 walker(x, z, 0.0, speed)
                 if rng.random() < 0.4:
                     walker(x + 0.55 if x + 0.55 < x1 else x - 0.55, z + rng.uniform(-0.3, 0.3), 0.0, speed)
-        # Two people on the zebra crossing: they have crossed before the camera arrives.
-        walker(5.2, plan.zebra_z + 1.0, -1.75, 0.0)
-        walker(-5.4, plan.zebra_z + 2.0, 1.5, 0.0)
-        walker(8.2, plan.zebra_z + 1.6, -1.5, 0.0)
+        # On the zebra crossing: behind the car ahead, in a gap of the oncoming ones, and before the camera arrives.
+        walker(8.9, plan.zebra_z + 1.0, -1.6, 0.0)
+        walker(9.6, plan.zebra_z + 1.9, -1.55, 0.0)
+        walker(-6.6, plan.zebra_z + 1.5, 0.7, 0.0)
         return list(people)
 
     def _traffic(self, rng: Rng) -> list[Actor]:
@@ -328,9 +328,8 @@ class Street:
             Cyclist(-1.6, 41.0, self.config.speed * 0.62, 58, rng.uniform(0, 6)),
             Car(SALOON, 0.05, 31.0, self.config.speed * 0.97, 118, 1),
         ]
-        z = 36.0
-        while z < self._end + 60:
-            shape = (HATCHBACK, SALOON, VAN)[int(rng.integers(3))]
-            actors.append(Car(shape, lane + rng.normal(0, 0.1), z, -7.5, int(rng.choice([40, 80, 150, 215])), -1))
-            z += rng.uniform(22, 42)
+        for z in (20.0, 37.0, 50.0, *np.arange(98.0, self._end + 60, 31.0).tolist()):
+            shape = (HATCHBACK, SALOON, VAN)[int(rng.choice(3, p=[0.5, 0.4, 0.1]))]
+            x, place = lane + rng.normal(0, 0.1), z + rng.uniform(0, 6)
+            actors.append(Car(shape, x, place, -self.config.speed, int(rng.choice([40, 80, 150, 215])), -1))
         return actors

@@ -40,7 +40,7 @@ class StreetPlan:
     centre_line: float = 1.7
     bay_left: float = -2.4
     bay_right: float = 5.2
-    zebra_z: float = 44.0
+    zebra_z: float = 58.0
 
 
 def noise(rng: Rng, shape: tuple[int, int], cell: tuple[float, float], sigma: float) -> FloatArray:
@@ -161,10 +161,10 @@ class RoadPainter:
         for x in np.arange(plan.kerb_left + 0.3, plan.kerb_right - 0.3, 0.6).tolist():
             for z in (zebra - 0.9, zebra + 3.6):
                 self._paint(z, z + 0.25, x, x + 0.3)
-        for z in (16.0, 33.0, 72.0, 100.0):
+        for z in (16.0, 33.0, 80.0, 100.0):
             self._arrow(z, 0.0)
         self._word("SLOW", 24.0, 0.0)
-        self._word("SLOW", 84.0, 0.0)
+        self._word("SLOW", 46.0, 0.0)
 
     def _arrow(self, z: float, x: float) -> None:
         outline = [(-0.09, 0), (0.09, 0), (0.09, 2.0), (0.34, 2.0), (0, 3.4), (-0.34, 2.0), (-0.09, 2.0)]
@@ -346,7 +346,7 @@ def hedge(rng: Rng, length: float, height: float) -> Front:
     """A clipped hedge with a ragged top."""
     res = 0.04
     rows, columns = round((height + 0.4) / res), round(length / res)
-    grey = 66 + noise(rng, (rows, columns), (2, 2), 20) + noise(rng, (rows, columns), (7, 7), 18)
+    grey = 62 + noise(rng, (rows, columns), (2, 2), 12) + noise(rng, (rows, columns), (7, 7), 13)
     grey += np.linspace(-22, 22, rows, dtype=np.float32)[:, None]
     top = (height + noise(rng, (1, columns), (1, 5), 0.08) + noise(rng, (1, columns), (1, 40), 0.1)) / res
     alpha = np.where(np.arange(rows)[:, None] < top, 255, 0)
@@ -399,7 +399,7 @@ def leafy_tree(rng: Rng) -> Sprite:
     soft = cv2.GaussianBlur(crown, (0, 0), 6).astype(np.float32)
     leaves = (soft + ragged > 128) & (soft > 20)
     light = np.linspace(34, -26, h, dtype=np.float32)[:, None] + np.linspace(-14, 14, w, dtype=np.float32)
-    tone = 74 + light + noise(rng, (h, w), (3, 3), 24) + noise(rng, (h, w), (16, 16), 22)
+    tone = 70 + light + noise(rng, (h, w), (4, 4), 13) + noise(rng, (h, w), (14, 14), 17)
     grey = np.maximum(tone, 12)
     wood = np.zeros((h, w), np.uint8)
     _branch(rng, wood, (w / 2, float(h)), -math.pi / 2, 150.0, 11.0, 4)

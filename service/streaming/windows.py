@@ -175,8 +175,8 @@ class WindowStream:
         closed = (until_us - start) // self.window_us
         if closed + already > self.limits.windows:
             message = (
-                f"going to {until_us} µs would close {closed + already} windows, at most {self.limits.windows} are taken at a "
-                "time; send less at once, or reset the session if its clock has jumped"
+                f"going to {until_us} µs would close {closed + already} windows, at most {self.limits.windows} are "
+                "taken at a time; send less at once, or reset the session if its clock has jumped"
             )
             raise TimeJumpError(message, [FieldError("t", message)])
         return closed

@@ -213,7 +213,8 @@ def events_from_json(data: bytes | str) -> EventBatch:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise PacketError(f"t, x, y and p must be of equal length, got {list(lengths.values())}", "t")
-    _refuse_where(columns["p"] > 1, "p", columns["p"], "is neither 0 (OFF) nor 1 (ON)")
+    if len(columns["p"]):
+        _refuse_above(1, "p", columns["p"], "is neither 0 (OFF) nor 1 (ON)")
     _check_times(columns["t"])
     return EventBatch(
         columns["t"], columns["x"].astype(np.uint16), columns["y"].astype(np.uint16), columns["p"].astype(np.uint8)
@@ -235,9 +236,11 @@ def check_events(events: EventBatch, sensor: SensorSize) -> None:
         For the first event that lies outside ``sensor``, whose time is out of range or runs back, or whose polarity
         is neither 0 nor 1.
     """
-    _refuse_where(events.x >= sensor.width, "x", events.x, f"is outside the {sensor} sensor")
-    _refuse_where(events.y >= sensor.height, "y", events.y, f"is outside the {sensor} sensor")
-    _refuse_where(events.p > 1, "p", events.p, "is neither 0 (OFF) nor 1 (ON)")
+    if not len(events):
+        return
+    _refuse_above(sensor.width - 1, "x", events.x, f"is outside the {sensor} sensor")
+    _refuse_above(sensor.height - 1, "y", events.y, f"is outside the {sensor} sensor")
+    _refuse_above(1, "p", events.p, "is neither 0 (OFF) nor 1 (ON)")
     _check_times(events.t)
 
 
@@ -301,17 +304,22 @@ def _check_header(seq: int, time_base: int, sensor: SensorSize, encoding: EventE
 def _check_times(t: NDArray[np.int64]) -> None:
     if not len(t):
         return
-    _refuse_where(t < 0, "t", t, "is negative")
-    _refuse_where(t > MAX_TIME_US, "t", t, f"is later than {MAX_TIME_US} µs")
     back = t[1:] < t[:-1]
     if back.any():
         at = int(back.argmax()) + 1
         raise PacketError(f"t[{at}] = {t[at]} µs is earlier than t[{at - 1}] = {t[at - 1]} µs", "t")
+    # Ordered by now, so that the ends tell of all.
+    if t[0] < 0:
+        raise PacketError(f"t[0] = {t[0]} µs is negative", "t")
+    if t[-1] > MAX_TIME_US:
+        at = int(np.searchsorted(t, MAX_TIME_US, "right"))
+        raise PacketError(f"t[{at}] = {t[at]} µs is later than {MAX_TIME_US} µs", "t")
 
 
-def _refuse_where(wrong: NDArray[np.bool_], field: str, values: NDArray[Any], why: str) -> None:
-    if wrong.any():
-        at = int(wrong.argmax())
+def _refuse_above(most: int, field: str, values: NDArray[Any], why: str) -> None:
+    """Blame the first value above ``most``; the usual case, that there is none, is one pass over the values."""
+    if int(values.max()) > most:
+        at = int((values > most).argmax())
         raise PacketError(f"{field}[{at}] = {values[at]} {why}", field)
 
 

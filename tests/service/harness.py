@@ -187,7 +187,7 @@ class Stream:
         self._closing = contextlib.ExitStack()
         address = server.replace("http", "ws", 1) + "/v1/stream"
         self.socket: ClientConnection = self._closing.enter_context(
-            connect(address, compression=None, max_size=None, open_timeout=PATIENCE_S)
+            connect(address, compression=None, max_size=None, open_timeout=PATIENCE_S, ping_interval=None)
         )
         greet = hello() if greet is None else greet
         self.socket.send(json.dumps(greet) if isinstance(greet, dict) else greet)

@@ -1,0 +1,70 @@
+"""The README's examples run as they stand, and its figures are those that the repository's commands printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+ADDRESS = "http://127.0.0.1:8000"
+
+
+def example(language: str, containing: str) -> str:
+    """The one code block of a language that contains a text."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    found = [block for block in blocks if containing in block]
+    assert len(found) == 1
+    return str(found[0])
+
+
+def test_the_curl_example_writes_a_mask(server: str, tmp_path: Path) -> None:
+    command = example("sh", "curl").replace(ADDRESS, server).replace("@service", f"@{ROOT}/service")
+    subprocess.run(["bash", "-euc", command], cwd=tmp_path, check=True, timeout=300)
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert mask.size == (346, 260)
+        assert len(mask.getcolors() or []) >= 3
+
+
+def test_the_python_example_prints_every_window(server: str) -> None:
+    code = example("python", "from clients import Client").replace(ADDRESS, server)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, check=True, timeout=300, capture_output=True, text=True
+    )
+    lines = run.stdout.splitlines()
+    assert [int(line.split()[0]) for line in lines] == list(range(len(lines)))
+    assert len(lines) > 60
+    assert all("(260, 346)" in line and "% of neurons fired" in line for line in lines)
+
+
+def test_the_scores_are_those_of_the_card() -> None:
+    evaluation = json.loads((ROOT / "models" / "zoo" / "edge-s.json").read_text())["evaluation"]
+    stream, twin = evaluation["stream"], evaluation["ann_twin"]
+    for name, iou in stream["class_iou"].items():
+        assert f"| {name} | {iou:.3f} | {twin['class_iou'][name]:.3f} |" in README
+    assert f"| **mIoU** | **{stream['miou']:.3f}** | **{twin['miou']:.3f}** |" in README
+    for figure in (
+        f"{evaluation['reset_every_window']['miou']:.3f}",
+        f"{stream['firing_rate']:.1%}",
+        f"{stream['sops_per_window'] / 1e6:.0f} M",
+        f"{stream['macs_ann_per_window'] / 1e6:.0f} M",
+    ):
+        assert figure in README
+
+
+@pytest.mark.parametrize("window", ["10 ms", "20 ms", "50 ms"])
+def test_the_timings_are_those_of_the_benchmark(window: str) -> None:
+    report = json.loads((ROOT / "docs" / "first_light.json").read_text())
+    served = report["served"][window]
+    total = served["latency_ms"]["total"]
+    row = f"| {window} | {total['p50']:.1f} | {total['p95']:.1f} | {total['p99']:.1f} | {served['windows_per_second']}"
+    assert row in README
+    assert report["machine"]["processor"] in README
