@@ -46,12 +46,12 @@ class DemoConfig:
     emulator : EmulatorConfig
     """
 
-    seed: int = 7
+    seed: int = 3
     duration_us: int = 6_000_000
     frame_period_us: int = 4_000
-    readout_us: int = 200
+    readout_us: int = 250
     label_period_us: int = 33_333
-    speed: float = 7.0
+    speed: float = 6.0
     emulator: EmulatorConfig = EmulatorConfig(contrast_on=0.3, contrast_off=0.3, noise_rate_hz=0.05)
 
     def street(self) -> Street:

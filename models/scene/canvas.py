@@ -42,6 +42,8 @@ class Camera:
         The picture is painted this many times larger in each direction and then averaged.
     margin : int
         Pixels painted beyond each side, for the rotations to bring in.
+    blur : float
+        Standard deviation, in pixels, of the spot that the lens makes of a point.
     """
 
     width: int = 346
@@ -50,6 +52,7 @@ class Camera:
     horizon: float = 120.0
     oversampling: int = 2
     margin: int = 14
+    blur: float = 0.65
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +379,7 @@ class Canvas:
             cv2.fillPoly(self.labels, [corners], class_id, cv2.LINE_8, _SUBPIXEL_BITS)
 
     def finish(self) -> tuple[FloatArray, GreyImage]:
-        """Turn the camera, and average down to its pixels.
+        """Turn the camera, put its lens on, and average down to its pixels.
 
         Returns
         -------
@@ -393,6 +396,8 @@ class Canvas:
         large = cv2.warpPerspective(
             self.grey.astype(np.float32), turn, (w, h), flags=flags | cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
+        if camera.blur:
+            large = cv2.GaussianBlur(large, (0, 0), camera.blur * s)
         grey = large.reshape(camera.height, s, camera.width, s).mean(axis=(1, 3), dtype=np.float32) / np.float32(255)
         centre = (s - 1) / 2
         pick = turn @ np.array([[s, 0, centre], [0, s, centre], [0, 0, 1]])

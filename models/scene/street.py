@@ -38,7 +38,7 @@ class StreetConfig:
 
     seed: int = 7
     duration_s: float = 8.0
-    speed: float = 7.0
+    speed: float = 6.0
     camera: Camera = Camera()
     camera_height: float = 1.4
     visible_m: float = 150.0
@@ -245,7 +245,7 @@ class Street:
                 grey = int(rng.choice([32, 48, 74, 104, 150, 196, 226]))
                 z += shape.length / 2
                 near_zebra = plan.zebra_z - 8 < z < plan.zebra_z + 9
-                if not near_zebra and rng.random() < 0.5:
+                if not near_zebra and rng.random() < 0.42:
                     flip = -1 if rng.random() < 0.15 else 1
                     cars.append(Car(shape, x + rng.normal(0, 0.06), z, 0.0, grey, heading * flip))
                 z += shape.length / 2 + rng.uniform(0.9, 2.2)
@@ -316,9 +316,9 @@ class Street:
                 if rng.random() < 0.4:
                     walker(x + 0.55 if x + 0.55 < x1 else x - 0.55, z + rng.uniform(-0.3, 0.3), 0.0, speed)
         # On the zebra crossing: behind the car ahead, in a gap of the oncoming ones, and before the camera arrives.
-        walker(8.9, plan.zebra_z + 1.0, -1.6, 0.0)
-        walker(9.6, plan.zebra_z + 1.9, -1.55, 0.0)
-        walker(-6.6, plan.zebra_z + 1.5, 0.7, 0.0)
+        walker(7.4, plan.zebra_z + 1.0, -1.6, 0.0)
+        walker(8.1, plan.zebra_z + 1.9, -1.55, 0.0)
+        walker(-6.2, plan.zebra_z + 1.5, 0.7, 0.0)
         return list(people)
 
     def _traffic(self, rng: Rng) -> list[Actor]:
@@ -328,8 +328,8 @@ class Street:
             Cyclist(-1.6, 41.0, self.config.speed * 0.62, 58, rng.uniform(0, 6)),
             Car(SALOON, 0.05, 31.0, self.config.speed * 0.97, 118, 1),
         ]
-        for z in (20.0, 37.0, 50.0, *np.arange(98.0, self._end + 60, 31.0).tolist()):
+        for z in (17.0, 34.0, *np.arange(76.0, self._end + 60, 31.0).tolist()):
             shape = (HATCHBACK, SALOON, VAN)[int(rng.choice(3, p=[0.5, 0.4, 0.1]))]
-            x, place = lane + rng.normal(0, 0.1), z + rng.uniform(0, 6)
+            x, place = lane + rng.normal(0, 0.1), z + rng.uniform(0, 5)
             actors.append(Car(shape, x, place, -self.config.speed, int(rng.choice([40, 80, 150, 215])), -1))
         return actors

@@ -40,7 +40,7 @@ class StreetPlan:
     centre_line: float = 1.7
     bay_left: float = -2.4
     bay_right: float = 5.2
-    zebra_z: float = 58.0
+    zebra_z: float = 44.0
 
 
 def noise(rng: Rng, shape: tuple[int, int], cell: tuple[float, float], sigma: float) -> FloatArray:
@@ -161,10 +161,10 @@ class RoadPainter:
         for x in np.arange(plan.kerb_left + 0.3, plan.kerb_right - 0.3, 0.6).tolist():
             for z in (zebra - 0.9, zebra + 3.6):
                 self._paint(z, z + 0.25, x, x + 0.3)
-        for z in (16.0, 33.0, 80.0, 100.0):
+        for z in (16.0, 33.0, 58.0, 80.0, 100.0):
             self._arrow(z, 0.0)
         self._word("SLOW", 24.0, 0.0)
-        self._word("SLOW", 46.0, 0.0)
+        self._word("SLOW", 66.0, 0.0)
 
     def _arrow(self, z: float, x: float) -> None:
         outline = [(-0.09, 0), (0.09, 0), (0.09, 2.0), (0.34, 2.0), (0, 3.4), (-0.34, 2.0), (-0.09, 2.0)]

@@ -1,0 +1,172 @@
+"""One WebSocket connection to the service: a hello and its welcome, then binary messages."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.sync.client import connect
+
+from clients.errors import ClientError, ConnectError, ConnectionLostError, ProtocolError, from_close, from_problem
+from clients.results import SessionInfo, read_welcome
+from service.wire.errors import MessageError
+from service.wire.messages import Message, decode_message
+
+SEND_BUFFER_BYTES = 512 * 1024
+_CLOSE_SECONDS = 5.0
+_METADATA_BYTES = 1 << 20
+
+
+class Connection:
+    """A connection that has been welcomed.
+
+    Parameters
+    ----------
+    url : str
+        Address of the stream, ``ws://`` or ``wss://``.
+    hello : mapping
+        First message, opening or resuming a session.
+    timeout : float
+        Longest wait for the connection, and for the welcome, in seconds.
+    mask_bytes : int
+        Size of a raw mask; messages far above it are refused.
+
+    Attributes
+    ----------
+    session : SessionInfo
+
+    Raises
+    ------
+    ConnectError
+        If nobody answers at the address.
+    ConnectionLostError
+        If the connection breaks before the welcome.
+    ServiceError
+        If the hello is refused.
+    ProtocolError
+        If what answers does not speak the protocol.
+    """
+
+    session: SessionInfo
+
+    def __init__(self, url: str, hello: Mapping[str, Any], *, timeout: float, mask_bytes: int) -> None:
+        try:
+            self._socket = connect(
+                url,
+                # Masks are compressed already.
+                compression=None,
+                open_timeout=timeout,
+                # The service reads on only when it has answered, and a pong waits behind the messages: its lateness
+                # says nothing. The service itself sends pings, which keeps proxies awake.
+                ping_interval=None,
+                close_timeout=_CLOSE_SECONDS,
+                max_size=2 * mask_bytes + _METADATA_BYTES,
+                # A caller who is slow to take results must not stop the connection; what can wait here is bounded by
+                # the messages in flight.
+                max_queue=None,
+            )
+        except InvalidURI as error:
+            raise ConnectError(f"{url} is not an address: {error}") from error
+        except InvalidStatus as error:
+            status = error.response.status_code
+            message = f"{url} is not a stream of the service: it answers with HTTP status {status}"
+            # A proxy whose server is just starting anew.
+            raise (ConnectionLostError(message) if status >= 500 else ProtocolError(message)) from error
+        except (InvalidHandshake, ConnectionResetError, BrokenPipeError, EOFError) as error:
+            raise ConnectionLostError(f"the connection to {url} broke as it was opened: {error}") from error
+        except OSError as error:
+            raise ConnectError(f"nobody answers at {url}: {error}") from error
+        # See ResultStream: what is in flight must fit into the socket, whatever the service is doing.
+        self._socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        try:
+            self.send(json.dumps(hello))
+            self.session = read_welcome(self._text(timeout))
+        except BaseException:
+            self.drop()
+            raise
+
+    def send(self, data: str | bytes) -> None:
+        """Send a message; that the connection is gone is told by ``receive``, after what had arrived before."""
+        with suppress(ConnectionClosed):
+            self._socket.send(data)
+
+    def receive(self, timeout: float) -> Message | None:
+        """The next binary message, or None if there is none within ``timeout`` seconds.
+
+        Raises
+        ------
+        ServiceError
+            If the service refuses a message, and with it the connection.
+        ConnectionLostError
+            If the connection is gone.
+        ProtocolError
+            If something else comes.
+        """
+        data = self._data(timeout)
+        if data is None:
+            return None
+        if isinstance(data, str):
+            raise _refusal(_document(data))
+        try:
+            return decode_message(data)
+        except MessageError as error:
+            raise ProtocolError(f"a message of the service cannot be read: {error}") from error
+
+    def close(self) -> None:
+        """Close the connection in good order."""
+        self._socket.close()
+
+    def drop(self) -> None:
+        """Be done with the connection without waiting for the other side."""
+        with suppress(OSError):
+            self._socket.socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _text(self, timeout: float) -> dict[str, Any]:
+        data = self._data(timeout)
+        if data is None:
+            raise ConnectionLostError(f"no welcome came within {timeout:g} s")
+        if not isinstance(data, str):
+            raise ProtocolError("the first message of the service is not the welcome")
+        document = _document(data)
+        if document.get("type") == "error":
+            raise _refusal(document)
+        return document
+
+    def _data(self, timeout: float) -> str | bytes | None:
+        try:
+            return self._socket.recv(timeout)
+        except TimeoutError:
+            return None
+        except ConnectionClosed as closed:
+            raise _why(closed) from closed
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"a text of the service is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ProtocolError("a text of the service is not a JSON object")
+    return document
+
+
+def _refusal(document: dict[str, Any]) -> ClientError:
+    if document.get("type") != "error":
+        return ProtocolError(f"an unexpected text of type {document.get('type')!r} came from the service")
+    code = document.get("code")
+    return from_problem(document, close_code=code if isinstance(code, int) else None)
+
+
+def _why(closed: ConnectionClosed) -> ClientError:
+    """What the end of a connection means; the service closes with a code of its own if it is to blame on a message."""
+    if closed.rcvd is None:
+        return ConnectionLostError("the connection to the service broke")
+    refusal = from_close(closed.rcvd.code, closed.rcvd.reason)
+    reason = f": {closed.rcvd.reason}" if closed.rcvd.reason else ""
+    return refusal or ConnectionLostError(f"the service closed the connection with code {closed.rcvd.code}{reason}")

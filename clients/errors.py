@@ -1,0 +1,315 @@
+"""Errors of the clients package.
+
+ClientError
+ ├── TransportError            the service cannot be talked to
+ │    ├── ConnectError          nobody answers at the address
+ │    ├── NoAnswerError         an answer did not come in time
+ │    └── ConnectionLostError   the connection broke and could not be taken up again
+ ├── ProtocolError             what answers does not speak the protocol
+ ├── RecordingError            a file that cannot be read as a recording of events
+ └── ServiceError              the service refuses a request, or fails at it
+      ├── NotFoundError         404  4404
+      │    ├── UnknownModelError
+      │    └── UnknownSessionError
+      ├── HelloError            400  4400  a sensor, window or option that the service does not take
+      ├── InputError            422  4422  events that cannot be used
+      │    ├── TimeOrderError           earlier than what has been sent
+      │    ├── TimeJumpError            too many windows in one message
+      │    ├── WindowOverflowError      too many events in one window
+      │    ├── SensorMismatchError      events of another sensor
+      │    └── SequenceError            a message number that skips
+      ├── SessionInUseError     409  4409  another connection holds the session
+      ├── RequestTimeoutError   408  4408  the request did not reach the service in time
+      ├── TooLargeError         413  4413  a body or message above the service's limit
+      ├── CapacityError         429  4429  no room for another session
+      └── ServerFailureError    5xx  1011  the service failed
+
+Over HTTP the service names an error by its problem type, over the WebSocket by its title; :func:`from_problem` knows
+both. A close frame that came alone has only a number: :func:`from_close`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+_TYPE_PREFIX = "urn:spikeseg:problem:"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """A field that is to blame, named as the wire contract names it, and why."""
+
+    field: str
+    message: str
+
+
+class ClientError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    Attributes
+    ----------
+    message : str
+        What is wrong, in words that the caller can act on.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class TransportError(ClientError):
+    """The service cannot be talked to."""
+
+
+class ConnectError(TransportError):
+    """Nobody answers at the address."""
+
+
+class NoAnswerError(TransportError):
+    """An answer did not come in time."""
+
+
+class ConnectionLostError(TransportError):
+    """The connection broke, and could not be taken up again as often as that is tried."""
+
+
+class ProtocolError(ClientError):
+    """What answers does not speak the protocol, or has broken a promise of it."""
+
+
+class RecordingError(ClientError):
+    """A file that cannot be read as a recording of events; the message says what is wrong with it."""
+
+
+class ServiceError(ClientError):
+    """The service refuses a request, or fails at it.
+
+    Attributes
+    ----------
+    message : str
+        The service's own words.
+    code : str
+        The problem's code, as ``unknown-model``.
+    status : int or None
+        HTTP status; None if the service only closed the connection.
+    close_code : int or None
+        Code of the WebSocket's close frame; None over HTTP, and if the events never left this machine.
+    errors : tuple of FieldError
+        The fields that are to blame, if any.
+    retry_after_s : float or None
+        When to try again, in seconds.
+    """
+
+    default_code: ClassVar[str] = "internal"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        close_code: int | None = None,
+        errors: Sequence[FieldError] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code or self.default_code
+        self.status = status
+        self.close_code = close_code
+        self.errors = tuple(errors)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields that are to blame."""
+        return tuple(error.field for error in self.errors)
+
+
+class NotFoundError(ServiceError):
+    """Something that the request names does not exist."""
+
+    default_code = "not-found"
+
+
+class UnknownModelError(NotFoundError):
+    """No model of that name."""
+
+    default_code = "unknown-model"
+
+
+class UnknownSessionError(NotFoundError):
+    """The session has ended, as it does after a long silence or when the service starts anew."""
+
+    default_code = "unknown-session"
+
+
+class HelloError(ServiceError):
+    """A sensor, window or option that the service does not take."""
+
+    default_code = "invalid-hello"
+
+
+class InputError(ServiceError):
+    """Events that cannot be used. Nothing of the message that held them has been applied."""
+
+    default_code = "unusable-input"
+
+
+class TimeOrderError(InputError):
+    """Events that are earlier than what has been sent before."""
+
+    default_code = "time-order"
+
+
+class TimeJumpError(InputError):
+    """A pause in the events of so many windows that the service does not take it as one."""
+
+    default_code = "time-jump"
+
+
+class WindowOverflowError(InputError):
+    """Too many events in one window."""
+
+    default_code = "window-overflow"
+
+
+class SensorMismatchError(InputError):
+    """Events of another sensor."""
+
+    default_code = "sensor-mismatch"
+
+
+class SequenceError(InputError):
+    """A message number that skips."""
+
+    default_code = "sequence"
+
+
+class SessionInUseError(ServiceError):
+    """Another connection holds the session, or has taken it up."""
+
+    default_code = "session-in-use"
+
+
+class RequestTimeoutError(ServiceError):
+    """The hello, or the rest of a body, did not reach the service in time."""
+
+    default_code = "timeout"
+
+
+class TooLargeError(ServiceError):
+    """A body or message above the service's limit."""
+
+    default_code = "too-large"
+
+
+class CapacityError(ServiceError):
+    """No room for another session; ``retry_after_s`` says when to try again."""
+
+    default_code = "capacity"
+
+
+class ServerFailureError(ServiceError):
+    """The service failed, or cannot load the model."""
+
+
+_BY_CODE: dict[str, type[ServiceError]] = {
+    kind.default_code: kind
+    for kind in (
+        NotFoundError,
+        UnknownModelError,
+        UnknownSessionError,
+        HelloError,
+        InputError,
+        TimeOrderError,
+        TimeJumpError,
+        WindowOverflowError,
+        SensorMismatchError,
+        SequenceError,
+        SessionInUseError,
+        RequestTimeoutError,
+        TooLargeError,
+        CapacityError,
+        ServerFailureError,
+    )
+}
+_CODE_BY_TITLE = {
+    "Not found": "not-found",
+    "Unknown model": "unknown-model",
+    "Unknown session": "unknown-session",
+    "The hello is not valid": "invalid-hello",
+    "The content cannot be used": "unusable-input",
+    "Time goes back": "time-order",
+    "Too large a jump in time": "time-jump",
+    "Too many events in one window": "window-overflow",
+    "Another sensor": "sensor-mismatch",
+    "Message number out of order": "sequence",
+    "Session in use": "session-in-use",
+    "Nothing came in time": "timeout",
+    "Too large": "too-large",
+    "No room": "capacity",
+    "Model unavailable": "model-unavailable",
+    "Internal error": "internal",
+}
+_BY_STATUS: dict[int, type[ServiceError]] = {
+    400: HelloError,
+    404: NotFoundError,
+    408: RequestTimeoutError,
+    409: SessionInUseError,
+    413: TooLargeError,
+    422: InputError,
+    429: CapacityError,
+}
+_STATUS_BY_CLOSE_CODE = {1009: 413, 1011: 500}
+
+
+def from_problem(
+    document: Mapping[str, Any], *, close_code: int | None = None, retry_after_s: float | None = None
+) -> ServiceError:
+    """The error that a problem document tells of.
+
+    Parameters
+    ----------
+    document : mapping
+        Members of ``application/problem+json``, or of the text before a WebSocket is closed.
+    close_code : int, optional
+        Of the WebSocket.
+    retry_after_s : float, optional
+        Seconds, if the document itself does not say.
+    """
+    kind, title = str(document.get("type", "")), str(document.get("title", ""))
+    if kind.startswith(_TYPE_PREFIX):
+        code: str | None = kind.removeprefix(_TYPE_PREFIX)
+    else:
+        code = _CODE_BY_TITLE.get(title)
+    status = document.get("status")
+    status = status if isinstance(status, int) else None
+    cls = _BY_CODE.get(code or "") or _BY_STATUS.get(status or 0)
+    if cls is None:
+        cls = ServerFailureError if status is None or status >= 500 else ServiceError
+    listed = document.get("errors")
+    errors = [
+        FieldError(str(item.get("field", "")), str(item.get("message", "")))
+        for item in (listed if isinstance(listed, list) else [])
+        if isinstance(item, dict)
+    ]
+    wait = document.get("retry_after", retry_after_s)
+    return cls(
+        str(document.get("detail") or title or "the service gives no reason"),
+        code=code,
+        status=status,
+        close_code=close_code,
+        errors=errors,
+        retry_after_s=float(wait) if isinstance(wait, int | float) else None,
+    )
+
+
+def from_close(close_code: int, reason: str) -> ServiceError | None:
+    """The error that a close frame alone tells of; None if its code stands for no refusal."""
+    status = close_code - 4000 if 4400 <= close_code < 4600 else _STATUS_BY_CLOSE_CODE.get(close_code)
+    if status is None:
+        return None
+    cls = _BY_STATUS.get(status, ServerFailureError if status >= 500 else ServiceError)
+    return cls(reason or f"the service closed the connection with code {close_code}", close_code=close_code)

@@ -1,0 +1,77 @@
+"""Masks in colour, with the events on top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.classes import DDD17_CLASSES, SegmentationClass
+from models.events import EventBatch
+from service.wire.masks import palette
+
+ON_COLOR = (255, 255, 255)
+OFF_COLOR = (80, 170, 255)
+_EVENT_COLORS = np.array([OFF_COLOR, ON_COLOR], np.uint8)
+
+
+def color_mask(mask: NDArray[np.uint8], classes: Sequence[SegmentationClass] = DDD17_CLASSES) -> NDArray[np.uint8]:
+    """A mask in its classes' colours.
+
+    Parameters
+    ----------
+    mask : uint8 array, (H, W)
+        Class ids; those without a class come out black.
+    classes : sequence of SegmentationClass
+
+    Returns
+    -------
+    uint8 array, (H, W, 3)
+        RGB.
+    """
+    colors = np.frombuffer(palette(classes), np.uint8).reshape(256, 3)
+    picture: NDArray[np.uint8] = colors[mask]
+    return picture
+
+
+def overlay(
+    mask: NDArray[np.uint8],
+    events: EventBatch,
+    classes: Sequence[SegmentationClass] = DDD17_CLASSES,
+    *,
+    opacity: float = 0.65,
+) -> NDArray[np.uint8]:
+    """A mask in colour under the events of its window.
+
+    Parameters
+    ----------
+    mask : uint8 array, (H, W)
+        Class ids.
+    events : EventBatch
+        Inside the mask. A pixel shows its last event: white for ON, light blue for OFF.
+    classes : sequence of SegmentationClass
+    opacity : float
+        Of the mask before black, between 0 and 1.
+
+    Returns
+    -------
+    uint8 array, (H, W, 3)
+        RGB.
+
+    Raises
+    ------
+    ValueError
+        If ``opacity`` is out of range, or an event lies outside the mask.
+    """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"the opacity {opacity} is not between 0 and 1")
+    height, width = mask.shape
+    if len(events) and (int(events.x.max()) >= width or int(events.y.max()) >= height):
+        raise ValueError(f"an event lies outside the {width}x{height} mask")
+    picture: NDArray[np.uint8] = np.rint(color_mask(mask, classes) * opacity).astype(np.uint8)
+    # A pixel's last event, found as the first one from the end: of repeated indices NumPy does not promise an order.
+    pixels = events.y.astype(np.int64) * width + events.x
+    last, at = np.unique(pixels[::-1], return_index=True)
+    picture.reshape(-1, 3)[last] = _EVENT_COLORS[(events.p[::-1][at] != 0).astype(np.intp)]
+    return picture

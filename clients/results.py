@@ -1,0 +1,285 @@
+"""What the service answers, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.errors import ProtocolError
+from models.classes import SegmentationClass
+from models.events import SensorSize
+from service.wire.errors import WireError
+from service.wire.masks import MaskEncoding, decode_mask
+
+
+@dataclass(frozen=True, slots=True)
+class LayerActivity:
+    """What one spiking layer did in a window.
+
+    Attributes
+    ----------
+    name : str
+    neurons, spikes : int
+    firing_rate : float
+        Spikes for each neuron.
+    sops : float
+        Synaptic operations that its spikes led to.
+    """
+
+    name: str
+    neurons: int
+    spikes: int
+    firing_rate: float
+    sops: float
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What the network did in a window.
+
+    Attributes
+    ----------
+    layers : tuple of LayerActivity
+    firing_rate : float
+        Spikes for each neuron, over all layers.
+    sops : float
+        Synaptic operations: additions that spikes led to.
+    macs_ann : float
+        Multiplications and additions of the same network without spikes.
+    energy_snn_j, energy_ann_j : float
+        Estimates of the energy of both, in joules.
+    """
+
+    layers: tuple[LayerActivity, ...]
+    firing_rate: float
+    sops: float
+    macs_ann: float
+    energy_snn_j: float
+    energy_ann_j: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Where the service spent its time on a window, in milliseconds.
+
+    Attributes
+    ----------
+    decode_ms : float
+        The whole message's decoding.
+    wait_ms : float
+        The queue for the processor.
+    compute_ms, encode_ms : float
+    total_ms : float
+        From the message's arrival to the mask being encoded; includes the message's windows before this one.
+    """
+
+    decode_ms: float
+    wait_ms: float
+    compute_ms: float
+    encode_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """One answered window.
+
+    Attributes
+    ----------
+    window : int
+        Number of the window; the first one is 0.
+    t_start, t_end : int
+        Microseconds of the sensor's clock; ``t_end`` lies outside.
+    events : int
+        Events in the window.
+    mask : uint8 array, (H, W)
+        Class ids; 255 is unlabelled. Read-only.
+    activity : Activity or None
+        None if the service was told to leave it out.
+    latency : Latency
+    class_share : tuple of float
+        Share of the mask's pixels that each class has, in the order of the model's classes.
+    """
+
+    window: int
+    t_start: int
+    t_end: int
+    events: int
+    mask: NDArray[np.uint8]
+    activity: Activity | None
+    latency: Latency
+    class_share: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A network that the service offers.
+
+    Attributes
+    ----------
+    name : str
+    default : bool
+        Whether it is the one used when none is named.
+    classes : tuple of SegmentationClass
+    unlabelled : int
+        Class id of pixels without a class.
+    longest_side : int
+        Longest side of the grid that events are binned to, in pixels.
+    window_us : int
+        Window that it is used with unless another is asked for, in microseconds.
+    card : dict
+        What is known of its training and quality.
+    """
+
+    name: str
+    default: bool
+    classes: tuple[SegmentationClass, ...]
+    unlabelled: int
+    longest_side: int
+    window_us: int
+    card: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """What the service says of a session as it opens.
+
+    Attributes
+    ----------
+    id : str
+    resume : str
+        Secret token that takes the session up again after its connection broke.
+    model : str
+    classes : tuple of SegmentationClass
+    sensor : SensorSize
+    window_us : int
+        Length of a window in microseconds.
+    next_sequence, next_window : int
+        Numbers of the message and of the window that come next.
+    max_message_bytes : int
+        Largest message that the service takes.
+    """
+
+    id: str
+    resume: str
+    model: str
+    classes: tuple[SegmentationClass, ...]
+    sensor: SensorSize
+    window_us: int
+    next_sequence: int
+    next_window: int
+    max_message_bytes: int
+
+
+def read_result(metadata: Mapping[str, Any], data: bytes) -> Result:
+    """A result from its metadata and its encoded mask.
+
+    Raises
+    ------
+    ProtocolError
+        If they are not as the wire contract has them.
+    """
+    try:
+        about, latency = metadata["mask"], metadata["latency_ms"]
+        activity = metadata.get("activity")
+        return Result(
+            window=int(metadata["window"]),
+            t_start=int(metadata["t_start"]),
+            t_end=int(metadata["t_end"]),
+            events=int(metadata["events"]),
+            mask=decode_mask(data, MaskEncoding(about["encoding"]), int(about["width"]), int(about["height"])),
+            activity=None if activity is None else _activity(activity),
+            latency=Latency(*(float(latency[name]) for name in ("decode", "wait", "compute", "encode", "total"))),
+            class_share=tuple(float(share) for share in metadata["class_share"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, WireError) as error:
+        raise ProtocolError(f"a result cannot be read: {_reason(error)}") from error
+
+
+def read_models(document: Mapping[str, Any]) -> tuple[ModelInfo, ...]:
+    """Models from the answer of ``GET /v1/models``.
+
+    Raises
+    ------
+    ProtocolError
+        If it is not as the wire contract has it.
+    """
+    try:
+        return tuple(
+            ModelInfo(
+                name=str(item["name"]),
+                default=bool(item["default"]),
+                classes=_classes(item["classes"]),
+                unlabelled=int(item["unlabelled"]),
+                longest_side=int(item["grid"]["longest_side"]),
+                window_us=int(item["window"]["us"]),
+                card=dict(item["card"]),
+            )
+            for item in document["models"]
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"the list of models cannot be read: {_reason(error)}") from error
+
+
+def read_welcome(document: Mapping[str, Any]) -> SessionInfo:
+    """A session from the text that answers the hello.
+
+    Raises
+    ------
+    ProtocolError
+        If it is not as the wire contract has it.
+    """
+    try:
+        if document["type"] != "welcome":
+            raise ValueError(f"its type is {document['type']!r}")
+        return SessionInfo(
+            id=str(document["session"]),
+            resume=str(document["resume"]),
+            model=str(document["model"]),
+            classes=_classes(document["classes"]),
+            sensor=SensorSize(int(document["sensor"]["width"]), int(document["sensor"]["height"])),
+            window_us=int(document["window"]["us"]),
+            next_sequence=int(document["next_sequence"]),
+            next_window=int(document["next_window"]),
+            max_message_bytes=int(document["max_message_bytes"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"the welcome cannot be read: {_reason(error)}") from error
+
+
+def _activity(document: Mapping[str, Any]) -> Activity:
+    layers = tuple(
+        LayerActivity(
+            str(layer["name"]),
+            int(layer["neurons"]),
+            int(layer["spikes"]),
+            float(layer["firing_rate"]),
+            float(layer["sops"]),
+        )
+        for layer in document["layers"]
+    )
+    energy = document["energy_estimate_j"]
+    return Activity(
+        layers,
+        float(document["firing_rate"]),
+        float(document["sops"]),
+        float(document["macs_ann"]),
+        float(energy["snn"]),
+        float(energy["ann"]),
+    )
+
+
+def _classes(items: Sequence[Mapping[str, Any]]) -> tuple[SegmentationClass, ...]:
+    classes = []
+    for item in items:
+        red, green, blue = (int(value) for value in item["color"])
+        classes.append(SegmentationClass(int(item["id"]), str(item["name"]), (red, green, blue)))
+    return tuple(classes)
+
+
+def _reason(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
