@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
@@ -54,8 +54,9 @@ class Connection:
     session: SessionInfo
 
     def __init__(self, url: str, hello: Mapping[str, Any], *, timeout: float, mask_bytes: int) -> None:
+        self._closing = ExitStack()
         try:
-            self._socket = connect(
+            opening = connect(
                 url,
                 # Masks are compressed already.
                 compression=None,
@@ -69,6 +70,7 @@ class Connection:
                 # the messages in flight.
                 max_queue=None,
             )
+            self._socket = self._closing.enter_context(opening)
         except InvalidURI as error:
             raise ConnectError(f"{url} is not an address: {error}") from error
         except InvalidStatus as error:
@@ -118,13 +120,13 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection in good order."""
-        self._socket.close()
+        self._closing.close()
 
     def drop(self) -> None:
         """Be done with the connection without waiting for the other side."""
         with suppress(OSError):
             self._socket.socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        self._closing.close()
 
     def _text(self, timeout: float) -> dict[str, Any]:
         data = self._data(timeout)

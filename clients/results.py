@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -165,7 +165,7 @@ class SessionInfo:
     """
 
     id: str
-    resume: str
+    resume: str = field(repr=False)
     model: str
     classes: tuple[SegmentationClass, ...]
     sensor: SensorSize

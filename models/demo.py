@@ -47,7 +47,7 @@ class DemoConfig:
     """
 
     seed: int = 3
-    duration_us: int = 6_000_000
+    duration_us: int = 5_000_000
     frame_period_us: int = 4_000
     readout_us: int = 250
     label_period_us: int = 33_333

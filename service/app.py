@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from fastapi import FastAPI
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from service import __version__
@@ -17,6 +18,18 @@ from service.api.services import Services
 from service.settings import PACKAGE, Settings
 
 VIEWER = PACKAGE / "viewer"
+# A browser that kept old modules beside a new page would run a mixture of two versions.
+REVALIDATE = {"Cache-Control": "no-cache"}
+
+
+class ViewerFiles(StaticFiles):
+    """The viewer's files, which a browser may keep but must ask about."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """A file, or 304 if the browser's copy is still good."""
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(REVALIDATE)
+        return response
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -55,10 +68,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     install_problem_handlers(app)
     for module in (segment, sessions, stream, models, recordings, health):
         app.include_router(module.router)
-    app.mount("/viewer", StaticFiles(directory=VIEWER, check_dir=False, html=True), name="viewer")
+    app.mount("/viewer", ViewerFiles(directory=VIEWER), name="viewer")
 
     @app.get("/", include_in_schema=False)
     async def index() -> FileResponse:
-        return FileResponse(VIEWER / "index.html")
+        return FileResponse(VIEWER / "index.html", headers=REVALIDATE)
 
     return app

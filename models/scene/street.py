@@ -242,7 +242,7 @@ class Street:
             z = rng.uniform(3, 7)
             while z < self._end:
                 shape = (HATCHBACK, SALOON, HATCHBACK, VAN)[int(rng.choice(4, p=[0.4, 0.3, 0.2, 0.1]))]
-                grey = int(rng.choice([32, 48, 74, 104, 150, 196, 226]))
+                grey = int(rng.choice([40, 52, 70, 94, 120, 148, 186]))
                 z += shape.length / 2
                 near_zebra = plan.zebra_z - 8 < z < plan.zebra_z + 9
                 if not near_zebra and rng.random() < 0.42:
@@ -331,5 +331,5 @@ class Street:
         for z in (17.0, 34.0, *np.arange(76.0, self._end + 60, 31.0).tolist()):
             shape = (HATCHBACK, SALOON, VAN)[int(rng.choice(3, p=[0.5, 0.4, 0.1]))]
             x, place = lane + rng.normal(0, 0.1), z + rng.uniform(0, 5)
-            actors.append(Car(shape, x, place, -self.config.speed, int(rng.choice([40, 80, 150, 215])), -1))
+            actors.append(Car(shape, x, place, -self.config.speed, int(rng.choice([46, 80, 124, 170])), -1))
         return actors
