@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.machine import describe_machine
 from clients import Client
 from models import zoo
 from models.architectures.paper import PaperConfig, PaperDeepLab
 from models.encoding import polarity_counts
 from models.events import EventBatch, SensorSize
+from models.machine import describe_machine
 from models.runtime.paper import PaperRuntime
 from service.settings import Settings
 from service.wire.aedat4 import read_aedat4_file

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
-from weakref import WeakSet
 
 import httpx
 
@@ -62,7 +61,7 @@ class Client:
         scheme = "wss" if url.scheme == "https" else "ws"
         self._stream_url = str(url.copy_with(scheme=scheme, path=url.path.rstrip("/") + "/v1/stream", query=None))
         self._timeout = timeout
-        self._streams: WeakSet[ResultStream] = WeakSet()
+        self._streams: list[ResultStream] = []
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +73,7 @@ class Client:
 
     def close(self) -> None:
         """Close every connection; streams that are not at their end are left."""
-        for stream in list(self._streams):
+        for stream in self._streams:
             stream.close()
         self._http.close()
 
@@ -192,7 +191,7 @@ class Client:
             hello["window"] = {"us": window_us}
         connect = partial(Connection, self._stream_url, timeout=self._timeout, mask_bytes=sensor.width * sensor.height)
         stream = ResultStream(connect, hello, batches, sensor, timeout=self._timeout, discard=self._discard)
-        self._streams.add(stream)
+        self._streams = [other for other in self._streams if not other.closed] + [stream]
         return stream
 
     def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
 from websockets.sync.client import connect
 
 from clients.errors import ClientError, ConnectError, ConnectionLostError, ProtocolError, from_close, from_problem
@@ -78,7 +78,12 @@ class Connection:
             message = f"{url} is not a stream of the service: it answers with HTTP status {status}"
             # A proxy whose server is just starting anew.
             raise (ConnectionLostError(message) if status >= 500 else ProtocolError(message)) from error
-        except (InvalidHandshake, ConnectionResetError, BrokenPipeError, EOFError) as error:
+        except InvalidHandshake as error:
+            # The library reports a connection that broke within the handshake like an answer that is none.
+            if isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError):
+                raise ConnectionLostError(f"the connection to {url} broke as it was opened") from error
+            raise ProtocolError(f"{url} is not a stream of the service: {error}") from error
+        except (ConnectionResetError, BrokenPipeError) as error:
             raise ConnectionLostError(f"the connection to {url} broke as it was opened: {error}") from error
         except OSError as error:
             raise ConnectError(f"nobody answers at {url}: {error}") from error

@@ -48,7 +48,8 @@ class EventChunks(Iterator[EventBatch]):
             raise RecordingError(str(error)) from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file; there are no more events then."""
+        self._batches = iter(())
         if self._reader is not None:
             self._reader.close()
 

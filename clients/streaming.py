@@ -16,6 +16,7 @@ from clients.errors import (
     FieldError,
     InputError,
     ProtocolError,
+    SessionInUseError,
 )
 from clients.results import Result, SessionInfo, read_result
 from models.events import EventBatch, SensorSize
@@ -111,12 +112,22 @@ class ResultStream(Iterator[Result]):
                     return result
             if self._fault is not None:
                 raise self._fault
+        except SessionInUseError:
+            # It belongs to the other connection now.
+            self._closed = True
+            self._connection.drop()
+            raise
         except BaseException:
             self.close()
             raise
         self._closed = True
         self._connection.close()
         raise StopIteration
+
+    @property
+    def closed(self) -> bool:
+        """Whether the stream is at its end, failed, or was left."""
+        return self._closed
 
     def close(self) -> None:
         """Leave the stream; the session ends, and its open window stays unanswered. Harmless when it is over."""

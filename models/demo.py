@@ -23,6 +23,7 @@ from models.events import EventBatch, SensorSize
 from models.scene import Camera, Street, StreetConfig
 
 SENSOR = SensorSize(346, 260)
+SENSOR_SETTINGS = EmulatorConfig(contrast_on=0.3, contrast_off=0.3, noise_rate_hz=0.05)
 EVENTS_NAME, LABELS_NAME, CARD_NAME = "street.aedat4", "street_labels.npz", "street.json"
 
 
@@ -52,14 +53,12 @@ class DemoConfig:
     readout_us: int = 250
     label_period_us: int = 33_333
     speed: float = 6.0
-    emulator: EmulatorConfig = EmulatorConfig(contrast_on=0.3, contrast_off=0.3, noise_rate_hz=0.05)
+    emulator: EmulatorConfig = SENSOR_SETTINGS
 
     def street(self) -> Street:
         """The scene that is driven through."""
         camera = Camera(width=SENSOR.width, height=SENSOR.height)
-        return Street(
-            StreetConfig(seed=self.seed, duration_s=self.duration_us * 1e-6, speed=self.speed, camera=camera)
-        )
+        return Street(StreetConfig(seed=self.seed, duration_s=self.duration_us * 1e-6, speed=self.speed, camera=camera))
 
 
 def demo_events(config: DemoConfig, street: Street, until_us: int | None = None) -> EventBatch:

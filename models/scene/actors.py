@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
-from models.scene.canvas import NEAR_M, Canvas, Face, Mesh, Points
+from models.scene.canvas import NEAR_M, Canvas, Face, Mesh
 
 OBJECT, HUMAN, VEHICLE = 2, 4, 5
 FAR_M = 130.0
@@ -383,7 +384,7 @@ class Cyclist:
         limbs: list[Limb] = []
         for axle in (0.55, -0.5):
             rim = [at(axle + 0.34 * math.cos(a), 0, 0.35 + 0.34 * math.sin(a)) for a in np.linspace(0, 2 * math.pi, 17)]
-            limbs += [Limb(a, b, 0.022, 0.022, 20) for a, b in zip(rim, rim[1:], strict=False)]
+            limbs += [Limb(a, b, 0.022, 0.022, 20) for a, b in pairwise(rim)]
         limbs.append(Limb(at(-0.2, 0, 0.4), at(-0.2, 0, 0.95), 0.03, 0.03, 50))
         limbs.append(Limb(at(0.45, -0.28, 1.02), at(0.45, 0.28, 1.02), 0.02, 0.02, 30))
         for side, angle in ((1, turn), (-1, turn + math.pi)):
@@ -508,4 +509,4 @@ def _circle(corners: int) -> list[tuple[float, float]]:
     return list(zip(np.cos(angles).tolist(), np.sin(angles).tolist(), strict=True))
 
 
-__all__ = ["HATCHBACK", "SALOON", "VAN", "Actor", "Car", "CarShape", "Cyclist", "Person", "Plate", "Points", "Post"]
+__all__ = ["HATCHBACK", "SALOON", "VAN", "Actor", "Car", "CarShape", "Cyclist", "Person", "Plate", "Post"]

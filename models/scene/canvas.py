@@ -1,8 +1,8 @@
 """A pinhole camera that looks along a street, and the picture that it paints.
 
-World coordinates are metres: x to the right, y up from the ground, z along the street. The picture is painted for a camera
-that looks exactly along z, back to front and larger than needed; the camera's small rotations are then one homography of
-the finished picture, which is exact because a rotation moves nothing in front of anything else.
+World coordinates are metres: x to the right, y up from the ground, z along the street. The picture is painted for a
+camera that looks exactly along z, back to front and larger than needed; the camera's small rotations are then one
+homography of the finished picture, which is exact because a rotation moves nothing in front of anything else.
 """
 
 from __future__ import annotations
@@ -153,7 +153,13 @@ class StripTexture:
 
     @property
     def n_levels(self) -> int:
+        """Number of sizes across."""
         return len(self._textures)
+
+    @property
+    def across(self) -> float:
+        """Metres across the texture."""
+        return float(self._textures[0].shape[1] * self.across_res)
 
     def mean(self, start: Points, end: Points, level: int, first: int = 0, last: int | None = None) -> FloatArray:
         """Mean over stretches of the length; what lies beyond the texture counts as zero.
@@ -234,7 +240,11 @@ class Canvas:
             lines = texture.mean(start + near_z[inside], start + far_z[inside], level, lo, int(texels.max()) + 3)
             which = np.broadcast_to(np.arange(len(z), dtype=np.float32)[:, None], texels.shape)
             picture = cv2.remap(
-                lines[:, :, 0], (texels - lo).astype(np.float32), which, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+                lines[:, :, 0],
+                (texels - lo).astype(np.float32),
+                which,
+                cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REPLICATE,
             )
             at = int(rows[inside].min())
             self.grey[at : at + len(z)] = np.rint(picture)
@@ -267,7 +277,7 @@ class Canvas:
         offset = np.abs(columns - self.cx)
         near_z, far_z = (self.focal * abs(side) / (offset + part) for part in (0.5, -0.5))
         middle_z = np.clip(self.focal * abs(side) / offset, z_near, z_far)
-        top_row = self.cy - self.focal * (texture_height(texture) - self.pose.y) / z_near
+        top_row = self.cy - self.focal * (texture.across - self.pose.y) / z_near
         bottom_row = self.cy + self.focal * self.pose.y / z_near
         row_0, row_1 = max(math.floor(top_row), 0), min(math.ceil(bottom_row) + 2, self.height)
         if row_1 <= row_0:
@@ -284,7 +294,11 @@ class Canvas:
             texels = (self.pose.y - (rows[:, None] - self.cy) * (z / self.focal)) / res - 0.5
             which = np.broadcast_to(np.arange(len(z), dtype=np.float32), texels.shape)
             picture = cv2.remap(
-                np.ascontiguousarray(lines), texels.astype(np.float32), which, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
+                np.ascontiguousarray(lines),
+                texels.astype(np.float32),
+                which,
+                cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_CONSTANT,
             )
             fade = np.exp(-z / 500.0).astype(np.float32)
             covered, alpha = picture[:, :, 0], picture[:, :, 1]
@@ -294,9 +308,7 @@ class Canvas:
             self.grey[part] = np.rint(self.grey[part] * (1 - alpha / 255) + covered)
             self.labels[part][alpha > 127] = class_id
 
-    def sprite(
-        self, sprite: Sprite, x: tuple[float, float], y: tuple[float, float], z: float, class_id: int
-    ) -> None:
+    def sprite(self, sprite: Sprite, x: tuple[float, float], y: tuple[float, float], z: float, class_id: int) -> None:
         """Paint a flat picture that faces the camera.
 
         Parameters
@@ -410,11 +422,6 @@ class Canvas:
             borderValue=UNLABELLED,
         )
         return cast(FloatArray, grey), cast(GreyImage, labels)
-
-
-def texture_height(texture: StripTexture) -> float:
-    """Metres across a texture."""
-    return texture._textures[0].shape[1] * texture.across_res
 
 
 def _rotation(pose: Pose) -> Points:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class StreetConfig:
     seed: int = 7
     duration_s: float = 8.0
     speed: float = 6.0
-    camera: Camera = Camera()
+    camera: Camera = field(default_factory=Camera)
     camera_height: float = 1.4
     visible_m: float = 150.0
 
@@ -231,7 +231,9 @@ class Street:
             look = textures.house_front(rng, width, height, shop=False)
             faded = look.grey.astype(np.float32) * 0.72 + HAZE_GREY * 0.28
             grey, alpha = (np.ascontiguousarray(a[::-1]) for a in (textures.to_grey(faded), look.alpha))
-            backdrops.append(_Backdrop(Sprite.build(grey, alpha), x, width, len(alpha) * look.res, self.config.visible_m))
+            backdrops.append(
+                _Backdrop(Sprite.build(grey, alpha), x, width, len(alpha) * look.res, self.config.visible_m)
+            )
             x += width
         return backdrops
 
@@ -264,7 +266,11 @@ class Street:
             trees.append(_Tree((first, second), x, z, width * size, height * size))
 
         for z in np.arange(12.0, self._end, 19.0).tolist():
-            plant(self.plan.kerb_right + 0.6 + rng.normal(0, 0.1), z + rng.normal(0, 1.5), in_leaf=bool(rng.random() < 0.6))
+            plant(
+                self.plan.kerb_right + 0.6 + rng.normal(0, 0.1),
+                z + rng.normal(0, 1.5),
+                in_leaf=bool(rng.random() < 0.6),
+            )
         for z in np.arange(26.0, self._end, 31.0).tolist():
             plant(self.plan.kerb_left - 0.6, z + rng.normal(0, 2.5), in_leaf=bool(rng.random() < 0.5))
         for z in np.arange(32.0, 62.0, 6.5).tolist():
@@ -292,10 +298,8 @@ class Street:
             globe = Plate(3.1, 0.42, 0.42, 20, (170, 205))
             posts.append(Post(x, plan.zebra_z - 0.6, 2.9, 0.08, 24, (globe,), bands=5))
             posts.append(Post(x, plan.zebra_z + 3.6, 2.9, 0.08, 24, (globe,), bands=5))
-            for z in (88.0, 93.0):
-                posts.append(Post(x, z, 3.5, 0.07, 40, (signal,)))
-        for z in np.arange(24.0, 30.0, 1.5).tolist():
-            posts.append(Post(plan.kerb_left - 0.3, z, 1.0, 0.07, 40, bands=0))
+            posts += [Post(x, z, 3.5, 0.07, 40, (signal,)) for z in (88.0, 93.0)]
+        posts += [Post(plan.kerb_left - 0.3, z, 1.0, 0.07, 40) for z in np.arange(24.0, 30.0, 1.5).tolist()]
         return list(posts)
 
     def _people(self, rng: Rng) -> list[Actor]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from models.scene.canvas import FloatArray, GreyImage, Sprite
 
 Rng = np.random.Generator
 Offset = tuple[float, float]
+Box = Callable[[float, float, float, float, float], None]
+"""Paints a rectangle on a house front: left, bottom, width, height in metres, and its grey."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,7 @@ class RoadPainter:
         return slice(max(round(z0 / self.along), 0), max(round(z1 / self.along), 0))
 
     def columns(self, x0: float, x1: float) -> slice:
-        return slice(
-            max(round((x0 - self.x_start) / self.across), 0), max(round((x1 - self.x_start) / self.across), 0)
-        )
+        return slice(max(round((x0 - self.x_start) / self.across), 0), max(round((x1 - self.x_start) / self.across), 0))
 
     def _asphalt(self) -> FloatArray:
         rng, shape, plan = self.rng, self.shape, self.plan
@@ -268,7 +268,7 @@ def house_front(rng: Rng, length: float, height: float, *, shop: bool) -> Front:
     storey = rng.uniform(2.9, 3.5)
     first = 3.6 if shop else 0.9
     if shop:
-        _shop(rng, box, grey, length, res)
+        _shop(rng, box, length)
     else:
         box(0, 0, length, 0.7, base * 0.75)
         for x in np.arange(0.8, length - 1.5, rng.uniform(4.0, 6.5)).tolist():
@@ -303,7 +303,8 @@ def house_front(rng: Rng, length: float, height: float, *, shop: bool) -> Front:
     return Front(to_grey(grey), alpha.astype(np.uint8), res)
 
 
-def _window(rng: Rng, box, x: float, y: float, w: float, h: float, frame: float, base: float) -> None:  # type: ignore[no-untyped-def]
+def _window(rng: Rng, box: Box, x: float, y: float, w: float, h: float, frame: float, base: float) -> None:
+    """A sash window of four panes, with a sill and a lintel; ``base`` is the grey of the wall."""
     glass = float(rng.uniform(26, 60))
     box(x - 0.1, y - 0.16, w + 0.2, 0.16, min(base * 1.5, 230))
     box(x, y, w, h, frame)
@@ -315,7 +316,8 @@ def _window(rng: Rng, box, x: float, y: float, w: float, h: float, frame: float,
     box(x - 0.05, y + h, w + 0.1, 0.18, base * 0.62)
 
 
-def _shop(rng: Rng, box, grey: FloatArray, length: float, res: float) -> None:  # type: ignore[no-untyped-def]
+def _shop(rng: Rng, box: Box, length: float) -> None:
+    """A shop front: panes with things behind them, doors, and a sign with letters."""
     trim = float(rng.choice([36, 60, 150, 200]))
     box(0, 0, length, 3.4, trim)
     x = 0.3
@@ -328,7 +330,9 @@ def _shop(rng: Rng, box, grey: FloatArray, length: float, res: float) -> None:  
             continue
         box(x, 0.55, w, 2.0, rng.uniform(24, 48))
         for _ in range(int(rng.integers(4, 12))):
-            box(x + rng.uniform(0, w - 0.3), 0.6 + rng.uniform(0, 1.3), *rng.uniform(0.1, 0.5, 2), rng.uniform(40, 190))
+            left, low = x + rng.uniform(0, w - 0.3), 0.6 + rng.uniform(0, 1.3)
+            wide, tall = rng.uniform(0.1, 0.5, 2).tolist()
+            box(left, low, wide, tall, rng.uniform(40, 190))
         x += w + 0.18
     sign = 230.0 if trim < 100 else 44.0
     box(0.15, 2.72, length - 0.3, 0.62, 255 - sign if trim < 100 else 225)
@@ -339,7 +343,7 @@ def _shop(rng: Rng, box, grey: FloatArray, length: float, res: float) -> None:  
         if rng.random() < 0.7:
             box(x + w * 0.35, 2.9, w * 0.35, rng.uniform(0.08, 0.2), 255 - sign if trim < 100 else 225)
         x += w + (0.07 if rng.random() < 0.85 else 0.35)
-    grey[: round(0.05 / res)] = 30
+    box(0, 0, length, 0.05, 30)
 
 
 def hedge(rng: Rng, length: float, height: float) -> Front:
@@ -429,11 +433,18 @@ def _branch(rng: Rng, picture: GreyImage, at: Offset, angle: float, length: floa
     cv2.line(picture, points[0].tolist(), points[1].tolist(), 255, max(round(width), 1), cv2.LINE_AA, 4)
     for _ in range(3 if depth > 3 and rng.random() < 0.75 else 2):
         turn = angle + rng.normal(0, 0.55)
-        _branch(rng, picture, end, 0.85 * turn - 0.15 * math.pi / 2, length * rng.uniform(0.58, 0.82), width * 0.66, depth - 1)
+        _branch(
+            rng,
+            picture,
+            end,
+            0.85 * turn - 0.15 * math.pi / 2,
+            length * rng.uniform(0.58, 0.82),
+            width * 0.66,
+            depth - 1,
+        )
 
 
 def _outline(alpha: GreyImage, reach: int) -> GreyImage:
     """What a person would outline: the shape with its small gaps closed."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
     return cast(GreyImage, cv2.morphologyEx(alpha, cv2.MORPH_CLOSE, kernel))
-

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +58,7 @@ def export(name: str, run_folder: Path, twin_folder: Path, folder: Path = zoo.ZO
     twin, twin_run = load_run(twin_folder)
     windows = camvid_events()
     weights = fold_batch_norm(network)
+    budget = f"--updates {run['updates']}" if run["updates"] else f"--minutes {run['minutes']:g}"
     settings = {key: value for key, value in run.items() if key not in ("architecture", "model", "twin")}
     card: dict[str, Any] = {
         "window_us": WINDOW_US,
@@ -66,10 +66,9 @@ def export(name: str, run_folder: Path, twin_folder: Path, folder: Path = zoo.ZO
         "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in DDD17_CLASSES],
         "parameters": sum(w.numel() for w in weights.values()),
         "training": {
-            "command": f"python -m models.training.train --model {run['model']} --updates {run['updates']}",
+            "command": f"python -m models.training.train --model {run['model']} {budget}",
             "settings": settings,
             "data": DATA,
-            "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
         },
         "licence": "non-commercial research, after the data that it was trained on",
         "notes": NOTES,
@@ -84,7 +83,7 @@ def export(name: str, run_folder: Path, twin_folder: Path, folder: Path = zoo.ZO
         "reset_every_window": evaluate_model(model, windows, carry_state=False),
         "ann_twin": {
             "what": f"same convolutions, ReLU, no state; sees the last {HISTORY} windows at once; "
-            f"{twin_run['updates']} updates of the same settings",
+            f"trained beside it for {budget} with the same settings, {twin_run['updates_done']} updates",
             **confusion_report(twin_matrix),
         },
     }

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from models.architectures.edge import EdgeConfig, EdgeDeepLab
 from models.datasets import camvid, idd_lite
 from models.datasets.stills import Still
+from models.machine import describe_machine
 from models.training.evaluate import LabelledWindow, camvid_events, confusion_report, score_logits, window_tensor
 from models.training.history import HISTORY, History
 from models.training.losses import dice, firing_rate_penalty, set_cross_entropy
@@ -248,7 +249,7 @@ def train(model: str, twin: bool, config: TrainConfig, out: Path, root: Path | N
                 sums[name] += value
             since_report += 1
     run = {"model": model, "twin": twin, "architecture": asdict(architecture), **asdict(config)}
-    (out / "run.json").write_text(json.dumps(run | {"updates": trainer.updates}, indent=1))
+    (out / "run.json").write_text(json.dumps(run | {"updates_done": trainer.updates, "machine": describe_machine()}, indent=1))
 
 
 def _summary(line: dict[str, Any]) -> str:

@@ -17,12 +17,16 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: the connection ends wi
 
 @dataclass(frozen=True)
 class Cut:
-    """Break a connection once so many bytes have passed up, to the server, or down; or before these bytes do."""
+    """Break a connection once so many bytes have passed up, to the server, or down; or before these bytes do.
+
+    With ``stall`` it is not broken: nothing passes that way any more, and nobody is told.
+    """
 
     direction: Direction
     after_bytes: int = 2**63
     before: bytes | None = None
     reset: bool = False
+    stall: bool = False
 
 
 class CuttingProxy:
@@ -99,15 +103,18 @@ class CuttingProxy:
                     break
                 target.sendall(data[:left])
                 self.passed[direction] += len(data)
-                left -= len(data)
-                if left <= 0:
+                left = max(left - len(data), 0)
+                if left <= 0 and not mine.stall:
                     break
         for end in (source, target):
             if cut is not None and cut.reset:
+                # The other thread may wait in recv; until it is woken, closing would do nothing.
                 with contextlib.suppress(OSError):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                    end.close()
-            _shut(end)
+                    end.shutdown(socket.SHUT_RD)
+                end.close()
+            else:
+                _shut(end)
 
 
 def _shut(end: socket.socket) -> None:

@@ -88,24 +88,35 @@ def test_replay_as_a_command(server: str, bars: EventBatch, tmp_path: Path) -> N
     assert numbers(done.stdout, "events") == [len(bars) // 2]
 
 
+class Clock:
+    """A clock that only moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+        self.slept = 0
+
+    def now(self) -> float:
+        """Seconds."""
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        assert seconds > 0
+        self.slept += 1
+        self.time += seconds
+
+
 def test_pace() -> None:
-    clock = 100.0
-    slept: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        nonlocal clock
-        slept.append(seconds)
-        clock += seconds
-
+    clock = Clock()
     bars = moving_bars(duration_us=100_000, start_us=7_000_000, step_us=20_000)
     batches = [bars[bars_slice(bars, t)] for t in (7_000_000, 7_020_000, 7_080_000)]
     times = []
-    for batch in at_pace(iter(batches), 20_000, now=lambda: clock, sleep=sleep):
-        times.append((int(batch.t[0]), round(clock, 6)))
-        clock += 0.03 if len(times) == 1 else 0
+    for batch in at_pace(iter(batches), 20_000, now=clock.now, sleep=clock.sleep):
+        times.append((int(batch.t[0]), round(clock.time, 6)))
+        clock.time += 0.03 if len(times) == 1 else 0
     # The second one was due while the first was being used.
     assert times == [(7_000_000, 100.02), (7_020_000, 100.05), (7_080_000, 100.1)]
-    assert len(slept) == 2
+    assert clock.slept == 2
 
 
 def bars_slice(bars: EventBatch, t: int) -> slice:
