@@ -65,7 +65,7 @@ def serve_windows(url: str, events: EventBatch, sensor: SensorSize, window_ms: i
     return {
         "windows": len(results),
         "events_per_window": round(len(part) / len(results)),
-        "latency_ms": {stage: percentiles([getattr(r.latency, stage) for r in results]) for stage in stages},
+        "latency_ms": {stage: percentiles([getattr(r.latency, f"{stage}_ms") for r in results]) for stage in stages},
         "windows_per_second": round(len(results) / seconds, 1),
         "events_per_second": round(len(part) / seconds),
         "firing_rate": round(statistics.fmean(r.activity.firing_rate for r in results if r.activity), 4),

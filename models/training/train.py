@@ -249,7 +249,9 @@ def train(model: str, twin: bool, config: TrainConfig, out: Path, root: Path | N
                 sums[name] += value
             since_report += 1
     run = {"model": model, "twin": twin, "architecture": asdict(architecture), **asdict(config)}
-    (out / "run.json").write_text(json.dumps(run | {"updates_done": trainer.updates, "machine": describe_machine()}, indent=1))
+    (out / "run.json").write_text(
+        json.dumps(run | {"updates_done": trainer.updates, "machine": describe_machine()}, indent=1)
+    )
 
 
 def _summary(line: dict[str, Any]) -> str:

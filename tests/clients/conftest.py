@@ -1,4 +1,4 @@
-"""The servers that the clients are tested against: the real process, over real sockets."""
+"""What the clients are tested with."""
 
 from __future__ import annotations
 
@@ -13,13 +13,6 @@ from tests.service.harness import PATIENCE_S, running_server
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    """Address of a server with its default settings, but for room for the sessions of all tests."""
-    with running_server(max_sessions=5000) as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
 def small_server() -> Iterator[str]:
     """Address of a server with limits that a test can reach."""
     with running_server(max_sessions=2, max_message_bytes=10_000, max_windows_per_message=8) as url:
@@ -28,7 +21,7 @@ def small_server() -> Iterator[str]:
 
 @pytest.fixture
 def client(server: str) -> Iterator[Client]:
-    """A client of the first one."""
+    """A client of the server."""
     with Client(server, timeout=PATIENCE_S) as client:
         yield client
 

@@ -1,4 +1,4 @@
-"""The servers that the tests talk to: the real process, over real sockets."""
+"""Clients of the server, and a server with limits that a test can reach."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ import httpx
 import pytest
 
 from tests.service.harness import PATIENCE_S, running_server
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    """Address of a server with its default settings, but for room for the sessions of all tests."""
-    with running_server(max_sessions=5000) as url:
-        yield url
 
 
 @pytest.fixture

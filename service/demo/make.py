@@ -1,8 +1,10 @@
 """The bundled demo recording: a simulated drive down the procedural street, with ground truth.
 
-``python -m models.demo --out service/demo`` writes ``street.aedat4`` (events), ``street_labels.npz`` (class ids at the
-ends of windows) and ``street.json`` (how they were made). The same configuration gives the same events; between
-processors they may differ in the last bit of a pixel, and so here and there by an event.
+    python -m service.demo.make --out service/demo
+
+writes ``street.aedat4`` (events), ``street_labels.npz`` (class ids at the ends of windows) and ``street.json`` (how they
+were made). The same configuration gives the same events; between processors they may differ in the last bit of a pixel,
+and so here and there by an event.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from models.classes import DDD17_CLASSES, UNLABELLED
 from models.emulator import EmulatorConfig, emulate, initial
 from models.events import EventBatch, SensorSize
 from models.scene import Camera, Street, StreetConfig
+from service.wire.aedat4 import write_aedat4
 
 SENSOR = SensorSize(346, 260)
 SENSOR_SETTINGS = EmulatorConfig(contrast_on=0.3, contrast_off=0.3, noise_rate_hz=0.05)
@@ -129,9 +132,6 @@ def write_demo(out: Path, config: DemoConfig, command: str) -> None:
     command : str
         Recorded in the card.
     """
-    # The networks' package needs the service's codecs only here.
-    from service.wire.aedat4 import write_aedat4
-
     street = config.street()
     events = demo_events(config, street)
     times, labels = demo_labels(config, street)
@@ -157,7 +157,7 @@ def write_demo(out: Path, config: DemoConfig, command: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     default = DemoConfig()
-    parser = argparse.ArgumentParser(prog="python -m models.demo", description="Make the bundled demo recording.")
+    parser = argparse.ArgumentParser(prog="python -m service.demo.make", description="Make the bundled demo recording.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=default.seed, help="of the street (default: %(default)s)")
     parser.add_argument(
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     config = DemoConfig(seed=options.seed, duration_us=options.duration_ms * 1000)
-    command = f"python -m models.demo --out {options.out.as_posix()} --seed {config.seed}"
+    command = f"python -m service.demo.make --out {options.out.as_posix()} --seed {config.seed}"
     write_demo(options.out, config, f"{command} --duration-ms {options.duration_ms}")
     for name in (EVENTS_NAME, LABELS_NAME, CARD_NAME):
         print(f"{options.out / name}: {(options.out / name).stat().st_size} bytes")

@@ -1,0 +1,1 @@
+"""The bundled demo recording, and the command that makes it."""
