@@ -24,8 +24,8 @@ ClientError
       ├── CapacityError         429  4429  no room for another session
       └── ServerFailureError    5xx  1011  the service failed
 
-Over HTTP the service names an error by its problem type, over the WebSocket by its title; :func:`from_problem` knows
-both. A close frame that came alone has only a number: :func:`from_close`.
+The service names an error by its problem type, over HTTP as over the WebSocket. A close frame that came alone has
+only a number: :func:`from_close`.
 """
 
 from __future__ import annotations
@@ -235,24 +235,6 @@ _BY_CODE: dict[str, type[ServiceError]] = {
         ServerFailureError,
     )
 }
-_CODE_BY_TITLE = {
-    "Not found": "not-found",
-    "Unknown model": "unknown-model",
-    "Unknown session": "unknown-session",
-    "The hello is not valid": "invalid-hello",
-    "The content cannot be used": "unusable-input",
-    "Time goes back": "time-order",
-    "Too large a jump in time": "time-jump",
-    "Too many events in one window": "window-overflow",
-    "Another sensor": "sensor-mismatch",
-    "Message number out of order": "sequence",
-    "Session in use": "session-in-use",
-    "Nothing came in time": "timeout",
-    "Too large": "too-large",
-    "No room": "capacity",
-    "Model unavailable": "model-unavailable",
-    "Internal error": "internal",
-}
 _BY_STATUS: dict[int, type[ServiceError]] = {
     400: HelloError,
     404: NotFoundError,
@@ -279,11 +261,9 @@ def from_problem(
     retry_after_s : float, optional
         Seconds, if the document itself does not say.
     """
-    kind, title = str(document.get("type", "")), str(document.get("title", ""))
-    if kind.startswith(_TYPE_PREFIX):
-        code: str | None = kind.removeprefix(_TYPE_PREFIX)
-    else:
-        code = _CODE_BY_TITLE.get(title)
+    # Over the WebSocket ``type`` says that the text is an error, and ``problem`` which one.
+    kind, title = str(document.get("problem", document.get("type", ""))), str(document.get("title", ""))
+    code = kind.removeprefix(_TYPE_PREFIX) if kind.startswith(_TYPE_PREFIX) else None
     status = document.get("status")
     status = status if isinstance(status, int) else None
     cls = _BY_CODE.get(code or "") or _BY_STATUS.get(status or 0)

@@ -130,7 +130,9 @@ def forward_graph(config: EdgeConfig, x: Tensor, synapse: Apply, neurons: Apply)
 
 def _double(x: Tensor, height: int, width: int) -> Tensor:
     """Repeat each cell 2x2 and cut to size; spikes stay binary."""
-    return x.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., :height, :width]
+    rows = x.flatten(0, -4) if x.ndim > 4 else x
+    doubled = F.interpolate(rows, scale_factor=2.0, mode="nearest")[..., :height, :width]
+    return doubled.reshape(*x.shape[:-2], height, width)
 
 
 class LeakyReadout(base.MemoryModule):  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 THRESHOLD = 1.0
@@ -29,7 +30,8 @@ def lif_step(current: Tensor, v: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         Spikes are 0.0 or 1.0.
     """
     h = current.addcmul_(v, keep)
-    spikes = h.ge(THRESHOLD).to(h.dtype)
+    # Written as numbers at once: a boolean mask and its conversion would be two more passes over memory.
+    spikes = torch.ge(h, THRESHOLD, out=torch.empty_like(h))
     return spikes, h.sub_(spikes)
 
 

@@ -171,7 +171,8 @@ class Conversation:
         self._services.metrics.count_error(error.code)
         if self._websocket.application_state is not WebSocketState.CONNECTED:
             return
-        document = {**error.problem(), "type": "error", "code": error.close_code}
+        document = error.problem()
+        document |= {"problem": document["type"], "type": "error", "code": error.close_code}
         if "Retry-After" in error.headers:
             document["retry_after"] = int(error.headers["Retry-After"])
         with suppress(WebSocketDisconnect):

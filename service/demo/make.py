@@ -2,9 +2,9 @@
 
     python -m service.demo.make --out service/demo
 
-writes ``street.aedat4`` (events), ``street_labels.npz`` (class ids at the ends of windows) and ``street.json`` (how they
-were made). The same configuration gives the same events; between processors they may differ in the last bit of a pixel,
-and so here and there by an event.
+writes ``street.aedat4`` (events), ``street_labels.npz`` (class ids at the ends of windows) and ``street.json`` (how
+they were made). The same configuration gives the same events; between processors they may differ in the last bit of
+a pixel, and so here and there by an event.
 """
 
 from __future__ import annotations

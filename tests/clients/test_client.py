@@ -421,7 +421,10 @@ def test_every_error_of_the_service_has_a_type(kind: type[service_errors.Service
     assert type(called) is not ServiceError or kind.status in (406, 415)
 
     if kind.close_code != service_errors.INTERNAL_CLOSE_CODE:
-        streamed = from_problem({**problem, "type": "error", "code": kind.close_code}, close_code=kind.close_code)
+        streamed = from_problem(
+            {**problem, "problem": problem["type"], "type": "error", "code": kind.close_code},
+            close_code=kind.close_code,
+        )
         assert (type(streamed), streamed.close_code) == (type(called), kind.close_code)
         closed = from_close(kind.close_code, "why")
         assert isinstance(called, type(closed))
