@@ -3,10 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 SPIKESEG_PORT ?= 8000
 
-# The newest bytecode is made while installing, so that the first start is as fast as the second.
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test lint format train-smoke demo clean
+.PHONY: serve test lint format clean
 
 serve: $(VENV)/serve.done
 	SPIKESEG_PORT=$(SPIKESEG_PORT) $(VENV)/bin/python -m service
@@ -25,7 +24,7 @@ format: $(VENV)/dev.done
 
 $(VENV)/serve.done: pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[serve]'
+	$(PIP) -e '.[serve,clients]'
 	touch $@
 
 $(VENV)/dev.done: pyproject.toml
