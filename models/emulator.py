@@ -33,7 +33,7 @@ class EmulatorConfig:
     threshold_sigma : float
         Standard deviation of the thresholds over the pixels, in the same unit.
     refractory_us : int
-        Time after an event in which the pixel cannot fire again.
+        Time after an event in which the pixel's crossings are lost; background events come all the same.
     noise_rate_hz : float
         Background events of each pixel in a second, half of them ON.
     dark_level : float

@@ -23,7 +23,7 @@ class InputGrid:
 
     @classmethod
     def for_sensor(cls, sensor: SensorSize, longest_side: int) -> InputGrid:
-        """The finest grid whose longer side is at most about ``longest_side`` cells."""
+        """The grid whose factor is nearest to giving its longer side ``longest_side`` cells, at least 1."""
         longest = max(sensor.width, sensor.height)
         return cls(sensor, max(1, round(longest / longest_side)))
 

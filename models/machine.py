@@ -11,14 +11,10 @@ import torch
 
 def describe_machine() -> dict[str, str | int]:
     """Processor, cores, memory and versions."""
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    model = next(names, platform.processor())
     return {
         "processor": model,
         "cores": os.cpu_count() or 1,

@@ -184,7 +184,7 @@ class EdgeDeepLab(nn.Module):
                 self.neurons[name] = nn.Identity() if last else nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Polarity counts (T, B, 2, H, W) to logits (T, B, classes, H/4, W/4)."""
+        """Polarity counts (T, B, channels, H, W) to logits (T, B, classes, ceil(H / 4), ceil(W / 4))."""
         logits, _ = self.forward_with_spikes(x)
         return logits
 
@@ -285,7 +285,7 @@ _SIZE_OF = {
 
 
 def sources(config: EdgeConfig) -> dict[str, tuple[tuple[str, int], ...]]:
-    """For each layer, whose spikes it reads and how many times over (the decoder sees the context doubled twice)."""
+    """For each layer, whose spikes it reads and how many times over (the decoder sees each context cell as 2x2)."""
     table: dict[str, tuple[tuple[str, int], ...]] = {
         "stem": (("input", 1),),
         "down4": (("stem", 1),),

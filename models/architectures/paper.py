@@ -130,7 +130,7 @@ class PaperDeepLab(nn.Module):
         return self.norms[name](current, step) if name in self.norms else current
 
     def one_step(self, x: Tensor, step: int, fire: Callable[[str, Tensor], Tensor]) -> Tensor:
-        """Run the graph for one time step; the input current of the score layer, (B, classes, H/4, W/4)."""
+        """Run the graph for one time step; the input current of the score layer, (B, classes, h, w) at stride 4."""
         for layer in LAYERS:
             x = fire(layer.name, self.currents(layer.name, x, step))
             if layer.pooled:
@@ -153,8 +153,3 @@ class PaperDeepLab(nn.Module):
         else:
             total = self.one_step(x_seq[0], 0, lambda _, current: F.relu(current))
         return F.interpolate(total, size=x_seq.shape[-2:], mode="bilinear", align_corners=True)
-
-
-def trainable_parameters(network: nn.Module) -> int:
-    """Number of trainable values."""
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)

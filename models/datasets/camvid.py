@@ -14,7 +14,6 @@ from models.datasets.labels import set_table
 from models.datasets.root import data_root, require_folders
 from models.datasets.stills import Still, read_grey, read_label_ids
 
-VAL_FRAME_RATE_HZ = 15.0
 LAYOUT = """  camvid/train/*.jpg  camvid/trainannot/*.png   stills, 480x360, label ids 0 to 11
   camvid/val/*.jpg    camvid/valannot/*.png     consecutive frames at 15 Hz"""
 

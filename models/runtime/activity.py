@@ -1,10 +1,12 @@
 """What a window cost: spikes, synaptic operations, and an estimate of energy.
 
-Definitions as the field uses them. The synaptic operations (SOPs) of a layer are the accumulates that its input spikes
-cause: its dense multiply-accumulates times the share of its inputs that are not zero (NeuroBench's effective
-operations; weights of zero and biases left out). Energy counts 4.6 pJ for each multiply-accumulate of the layer that
-sees analog input and 0.9 pJ for each accumulate behind it (45 nm, fp32; Horowitz, ISSCC 2014). It is an estimate:
-memory traffic and membrane updates are not in it.
+Definitions as the field uses them. The synaptic operations (SOPs) of a layer are its dense multiply-accumulates times
+the share of its inputs that are not zero; biases are left out. The dense ones count padding as input, so that this is a
+little more than the operations that the spikes cause (NeuroBench's effective ones): 8 % more for ``edge-s``, most of it
+in the widely dilated layers. The first layer sees polarity counts: its operations are multiply-accumulates, those of
+the others accumulates. Energy counts 4.6 pJ for every multiply-accumulate of the first layer, zero input or not, and
+0.9 pJ for each accumulate behind it (45 nm, fp32; Horowitz, ISSCC 2014). It is an estimate: memory traffic and membrane
+updates are not in it.
 """
 
 from __future__ import annotations
@@ -47,10 +49,12 @@ class SpikeActivity:
     Attributes
     ----------
     layers : tuple of LayerActivity
+        The first is the one that sees analog input.
     macs_ann : float
-        Multiply-accumulates of the ANN twin for the same window: every input, zero or not.
+        Multiply-accumulates of an ANN with the same convolutions over the same input: every input, zero or not. (A twin
+        that sees several windows at once needs more in its first layer.)
     macs_analog : float
-        Those of them in the layer that sees analog input.
+        Those of them in the first layer.
     """
 
     layers: tuple[LayerActivity, ...]
@@ -75,5 +79,5 @@ class SpikeActivity:
 
     @property
     def energy_ann_j(self) -> float:
-        """Estimated joules of the ANN twin."""
+        """Estimated joules of an ANN with the same convolutions over the same input."""
         return E_MAC_J * self.macs_ann

@@ -59,6 +59,7 @@ def export(name: str, run_folder: Path, twin_folder: Path, folder: Path = zoo.ZO
     windows = camvid_events()
     weights = fold_batch_norm(network)
     budget = f"--updates {run['updates']}" if run["updates"] else f"--minutes {run['minutes']:g}"
+    options = f"{budget} --threads {run['machine']['threads']} --seed {run['seed']} --out runs/{name}"
     settings = {key: value for key, value in run.items() if key not in ("architecture", "model", "twin")}
     card: dict[str, Any] = {
         "window_us": WINDOW_US,
@@ -66,7 +67,7 @@ def export(name: str, run_folder: Path, twin_folder: Path, folder: Path = zoo.ZO
         "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in DDD17_CLASSES],
         "parameters": sum(w.numel() for w in weights.values()),
         "training": {
-            "command": f"python -m models.training.train --model {run['model']} {budget}",
+            "command": f"python -m models.training.train --model {run['model']} {options}",
             "settings": settings,
             "data": DATA,
         },

@@ -60,7 +60,7 @@ class Chunk:
     ----------
     counts : float32 array, (T, B, 2, H, W)
     labels : uint8 array, (T, B, H / stride, W / stride)
-        Bit masks of classes.
+        Bit masks of classes, as they are at the end of each window.
     fresh : bool array, (B,)
         Rows that begin a new sequence: their state starts from rest.
     """
@@ -280,10 +280,7 @@ class SequenceBatches:
         for k in range(config.chunk):
             step = slot.windows_for_each_frame
             part = slot.window % step
-            if part == 0:
-                target = self._render(slot, slot.window + step)
-            else:
-                target = self._render(slot, slot.window - part + step)
+            target = self._render(slot, slot.window - part + step)
             # Log intensity goes over linearly into the next frame.
             slot.level = slot.level + (target - slot.level) / np.float32(step - part)
             n_on, n_off, slot.reference = crossings(slot.reference, slot.level, *slot.thresholds)

@@ -38,7 +38,8 @@ from models.training.sequences import Chunk
 
 CONFIGS = {"edge-s": EdgeConfig()}
 REPORTS = 10
-# Shares of the classes among the labelled pixels of CamVid train and IDD-Lite, to two digits.
+# Rough shares of the classes among the labelled pixels, after CamVid train: IDD-Lite has no label for object or nature
+# alone.
 CLASS_SHARES = (0.36, 0.40, 0.025, 0.10, 0.012, 0.06)
 
 
@@ -119,7 +120,11 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
 def evaluate_stream(
     network: EdgeDeepLab, windows: list[LabelledWindow], chunk: int = 10
 ) -> tuple[Confusion, dict[str, float]]:
-    """Confusion matrix over a drive with carried state, and each layer's firing rate."""
+    """Confusion matrix over a drive with carried state, and each layer's firing rate.
+
+    The network's own membranes are put to rest.
+    """
+    was_training = network.training
     network.eval()
     functional.reset_net(network)
     x = window_tensor(windows, network.config)[:, None]
@@ -133,7 +138,7 @@ def evaluate_stream(
         for name, s in spikes.items():
             rates[name] += float(s.mean()) * len(part) / len(x)
     functional.reset_net(network)
-    network.train()
+    network.train(was_training)
     return score_logits(windows, logits, network.config.classes), dict(rates)
 
 

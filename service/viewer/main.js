@@ -533,7 +533,7 @@ function makeCharts() {
     summarize: (value) => compare(value(0), value(1), 'fewer'),
   });
   operations.setSeries([
-    { label: 'MACs, ANN twin', color: COLORS.ann, value: (sample) => sample.macs },
+    { label: 'MACs, dense pass', color: COLORS.ann, value: (sample) => sample.macs },
     { label: 'SOPs', color: COLORS.snn, value: (sample) => sample.sops },
   ]);
   const energy = make('chart-energy', {
@@ -544,7 +544,7 @@ function makeCharts() {
     summarize: (value) => compare(value(0), value(1), 'less'),
   });
   energy.setSeries([
-    { label: 'ANN twin', color: COLORS.ann, value: (sample) => sample.ann },
+    { label: 'dense ANN', color: COLORS.ann, value: (sample) => sample.ann },
     { label: 'SNN', color: COLORS.snn, value: (sample) => sample.snn },
   ]);
   const latency = make('chart-latency', {

@@ -20,7 +20,9 @@ from models.architectures.edge import (
     synapses,
 )
 from models.errors import StateError, WeightsError
+from models.runtime.activity import LayerActivity, SpikeActivity
 from models.runtime.edge import EdgeRuntime
+from models.runtime.lif import lif_step
 
 SMALL = EdgeConfig(stem=8, stride4=8, stride8=16, pyramid=8, decoder=8, pyramid_rates=(1, 3))
 
@@ -66,6 +68,14 @@ def test_step_by_step_equals_spikingjelly(height: int, width: int, batch: int, d
             assert result.spike_counts[name].tolist() == s[k].sum(dim=(1, 2, 3)).long().tolist(), name
     for name, module in net.neurons.items():
         torch.testing.assert_close(state[name], module.v, atol=1e-4, rtol=1e-4)
+
+
+def test_a_neuron_fires_at_its_threshold_and_keeps_the_rest() -> None:
+    v = torch.tensor([0.0, 0.5, 1.5, 0.0]).reshape(1, 1, 1, 4)
+    current = torch.tensor([1.0, 0.5, 1.5, 0.9]).reshape(1, 1, 1, 4)
+    spikes, after = lif_step(current, v, torch.tensor([0.5]).reshape(1, 1, 1))
+    assert spikes.flatten().tolist() == [1, 0, 1, 0]
+    torch.testing.assert_close(after.flatten(), torch.tensor([0.0, 0.75, 1.25, 0.9]))
 
 
 def test_step_changes_neither_state_nor_input() -> None:
@@ -118,11 +128,35 @@ def test_synaptic_operations_are_the_accumulates_that_input_spikes_cause() -> No
     by_name = {layer.name: layer for layer in activity.layers}
     macs = layer_macs(SMALL, 32, 32)
     assert by_name["stem"].sops == pytest.approx(float((x != 0).float().mean()) * macs["stem"])
+    context, enc4 = by_name["context"], by_name["enc4"]
+    # Each context cell is read as 2x2.
+    density = (4 * context.spikes + enc4.spikes) / (4 * context.neurons + enc4.neurons)
+    assert context.firing_rate != enc4.firing_rate
+    assert by_name["decoder"].sops == pytest.approx(density * macs["decoder"])
     assert by_name["enc4"].sops == pytest.approx(by_name["down4"].firing_rate * macs["enc4"])
     assert activity.macs_ann == sum(macs.values())
     silent = runtime.activity({name: torch.zeros_like(count) for name, count in result.spike_counts.items()}, 0, 32, 32)
     assert silent.sops == 0
     assert silent.firing_rate == 0
+
+
+def test_rates_operations_and_energy_by_hand() -> None:
+    stem, middle = LayerActivity("stem", 100, 20, 500.0), LayerActivity("middle", 300, 20, 4000.0)
+    activity = SpikeActivity((stem, middle, LayerActivity("readout", 0, 0, 1000.0)), 80_000.0, 2000.0)
+    assert [layer.firing_rate for layer in activity.layers] == [0.2, 20 / 300, 0]
+    assert activity.firing_rate == 40 / 400
+    assert activity.sops == 5500
+    # The first layer is paid for dense multiply-accumulates, not for its synaptic operations.
+    assert activity.energy_snn_j == pytest.approx(2000 * 4.6e-12 + 5000 * 0.9e-12)
+    assert activity.energy_ann_j == pytest.approx(80_000 * 4.6e-12)
+
+
+def test_synaptic_operations_are_never_less_than_the_effective_ones() -> None:
+    runtime = EdgeRuntime(SMALL, fold_batch_norm(network(SMALL)))
+    x = (windows(1, 1, 32, 32, 0.25)[0] > 0).float()
+    activity = runtime.activity(runtime.step(runtime.initial_state(1, 32, 32), x).spike_counts, 0, 32, 32)
+    effective = SMALL.stem * float(torch.nn.functional.conv2d(x, torch.ones(1, 2, 5, 5), None, 2, 2).sum())
+    assert effective < activity.layers[0].sops < 1.1 * effective
 
 
 def test_an_endless_silence_lets_every_membrane_settle() -> None:

@@ -81,6 +81,14 @@ def test_noise_comes_at_its_rate() -> None:
     assert events.p.mean() == pytest.approx(0.5, abs=0.02)
 
 
+def test_noise_differs_from_frame_to_frame() -> None:
+    config = EmulatorConfig(noise_rate_hz=5)
+    frame = np.full((50, 50), 0.5, np.float32)
+    first, state = emulate(initial(frame, config), frame, 100_000, config)
+    second, _ = emulate(state, frame, 200_000, config)
+    assert not np.array_equal(first.t, second.t - 100_000)
+
+
 @pytest.mark.parametrize(
     ("frame", "t_us", "message"),
     [

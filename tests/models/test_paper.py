@@ -6,7 +6,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional
 
-from models.architectures.paper import PaperConfig, PaperDeepLab, trainable_parameters
+from models.architectures.paper import PaperConfig, PaperDeepLab
 from models.errors import StateError
 from models.runtime.paper import PaperRuntime
 
@@ -21,7 +21,7 @@ from models.runtime.paper import PaperRuntime
     ],
 )
 def test_parameter_counts_are_those_of_the_authors(config: PaperConfig, parameters: int) -> None:
-    assert trainable_parameters(PaperDeepLab(config)) == parameters
+    assert sum(p.numel() for p in PaperDeepLab(config).parameters()) == parameters
 
 
 def test_explicit_state_equals_spikingjelly() -> None:

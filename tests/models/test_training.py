@@ -22,8 +22,15 @@ from models.training.history import HISTORY, History
 from models.training.losses import dice, firing_rate_penalty, set_cross_entropy
 from models.training.metrics import class_iou, confusion, mean_iou, pixel_accuracy
 from models.training.prefetch import ChunkPrefetcher, Phase
-from models.training.sequences import SequenceBatches, SequenceConfig
-from models.training.train import TrainConfig, evaluate_stream, start_rows_from_rest
+from models.training.sequences import Chunk, SequenceBatches, SequenceConfig, Thing, paste
+from models.training.train import (
+    TrainConfig,
+    Trainer,
+    class_weights,
+    evaluate_stream,
+    start_rows_from_rest,
+    update_average,
+)
 
 TINY = EdgeConfig(stem=4, stride4=4, stride8=8, pyramid=4, decoder=4, pyramid_rates=(1, 2))
 
@@ -59,6 +66,10 @@ def test_dice_is_zero_for_a_certain_and_right_answer() -> None:
 def test_only_layers_above_the_target_rate_are_penalised() -> None:
     quiet, loud = torch.tensor([0.0, 0.0, 0.0, 0.2]), torch.tensor([0.0, 0.4, 0.0, 0.4])
     assert float(firing_rate_penalty([quiet, loud], target=0.1)) == pytest.approx((0 + 1.0**2) / 2)
+
+
+def test_rare_classes_weigh_more_up_to_the_cap() -> None:
+    assert class_weights((0.64, 0.16, 0.04, 0.0001), cap=6.0).tolist() == pytest.approx([1, 2, 4, 6])
 
 
 def test_metrics_from_a_confusion_matrix() -> None:
@@ -105,6 +116,19 @@ def test_sequences_carry_on_until_their_row_is_marked_fresh(data_tree: Path) -> 
     assert (starts <= 5).all()
 
 
+def test_a_pasted_thing_brings_its_label_along() -> None:
+    thing = Thing(
+        np.full((6, 4), 200, np.uint8), np.full((6, 4), 1 << 4, np.uint8), np.ones((6, 4), bool), 0.8, 0.5, 64
+    )
+    grey, labels = np.zeros((48, 64), np.uint8), np.full((48, 64), 1, np.uint8)
+    for seed in range(10):
+        pasted, pasted_labels = paste(np.random.default_rng(seed), grey, labels, [[thing]], 3)
+        assert set(np.unique(pasted_labels)) <= {1, 1 << 4}
+        np.testing.assert_array_equal(pasted == 200, pasted_labels == 1 << 4)
+    assert not grey.any(), "the picture itself is left as it is"
+    assert (pasted_labels == 1 << 4).any()
+
+
 def test_the_same_seed_gives_the_same_sequences(data_tree: Path) -> None:
     sources = [(camvid.load("train", data_tree), 1.0)]
     config = SequenceConfig(height=48, width=64, chunk=2)
@@ -113,6 +137,32 @@ def test_the_same_seed_gives_the_same_sequences(data_tree: Path) -> None:
         a, b = next(first), next(second)
         np.testing.assert_array_equal(a.counts, b.counts)
         np.testing.assert_array_equal(a.labels, b.labels)
+
+
+def test_labels_show_the_end_of_their_window(data_tree: Path) -> None:
+    config = SequenceConfig(height=48, width=64, chunk=4)
+    batches = SequenceBatches([(camvid.load("train", data_tree), 1.0)], config, batch=1, count_clip=4, seed=3)
+    labels, slot = next(batches).labels[:, 0], batches.slots[0]
+    for k in range(config.chunk):
+        np.testing.assert_array_equal(labels[k], batches._label(slot, k + 1.0))
+    assert any((labels[k] != batches._label(slot, float(k))).any() for k in range(config.chunk))
+
+
+@pytest.mark.parametrize(("fresh", "steps", "judged"), [(True, 2, False), (True, 3, True), (False, 2, True)])
+def test_the_first_windows_after_a_reset_are_not_judged(fresh: bool, steps: int, judged: bool) -> None:
+    torch.manual_seed(0)
+    trainer = Trainer(TINY, TrainConfig(unjudged=2))
+    counts = np.ones((steps, 1, 2, 24, 24), np.float32)
+    losses = trainer.update(Chunk(counts, np.ones((steps, 1, 12, 12), np.uint8), np.array([fresh])), 0.0)
+    assert (losses["cross_entropy"] > 0) == judged
+
+
+def test_the_running_mean_keeps_its_share() -> None:
+    average, network = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    average.weight.data.fill_(1.0)
+    network.weight.data.fill_(5.0)
+    update_average(average, network, 0.75)
+    assert float(average.weight.detach()) == pytest.approx(2.0)
 
 
 def test_fresh_rows_start_from_rest_and_the_others_carry_on() -> None:
@@ -178,5 +228,7 @@ def test_a_whole_small_run_from_pictures_to_the_zoo(
     model = zoo.load("edge-s", tmp_path)
     assert model.card["evaluation"] == card["evaluation"]
     assert set(card["evaluation"]["stream"]["class_iou"]) == {c.name for c in model.classes}
-    matrix, _ = evaluate_stream(EdgeDeepLab(TINY), camvid_events())
+    network = EdgeDeepLab(TINY).eval()
+    matrix, _ = evaluate_stream(network, camvid_events())
+    assert not network.training, "scoring leaves the network's mode as it was"
     assert matrix.sum() == np.sum(card["evaluation"]["stream"]["confusion_matrix"])

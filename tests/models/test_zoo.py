@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,8 @@ from models.classes import DDD17_CLASSES
 from models.errors import EncodingError, StateError, UnknownModelError, WeightsError
 from models.events import EventBatch, SensorSize
 from models.runtime.streaming import StreamingModel
+from models.training import train
+from models.training.evaluate import camvid_events, evaluate_model
 
 SENSOR = SensorSize(64, 48)
 
@@ -78,6 +83,33 @@ def test_the_card_tells_what_the_network_is(model: StreamingModel) -> None:
     assert evaluation["stream"]["sops_per_window"] < evaluation["stream"]["macs_ann_per_window"]
     assert {"data", "command", "settings"} <= set(card["training"])
     assert card["licence"]
+
+
+def test_the_cards_command_and_settings_are_those_of_the_trainer(
+    model: StreamingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = model.card["training"]
+    calls = []
+    monkeypatch.setattr(train, "train", lambda *args: calls.append(args))
+    monkeypatch.setattr(train.torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(sys, "argv", training["command"].split()[2:])
+    train.main()
+    name, twin, config, out = calls[0]
+    assert (name, twin, out) == ("edge-s", False, Path("runs/edge-s"))
+    stored = json.loads(json.dumps(asdict(config)))
+    assert {key: training["settings"][key] for key in stored} == stored
+
+
+def test_the_cards_scores_come_out_again(model: StreamingModel) -> None:
+    if not os.environ.get("SPIKESEG_DATA"):
+        pytest.skip("SPIKESEG_DATA is not set: CamVid is kept outside of the project")
+    expected = model.card["evaluation"]["stream"]
+    report = evaluate_model(model, camvid_events())
+    # Other processors sum in another order, which may turn a few spikes.
+    for score in ("miou", "pixel_accuracy", "firing_rate"):
+        assert report[score] == pytest.approx(expected[score], abs=0.005)
+    assert report["sops_per_window"] == pytest.approx(expected["sops_per_window"], rel=0.01)
+    assert report["macs_ann_per_window"] == expected["macs_ann_per_window"]
 
 
 def test_weights_are_small() -> None:
