@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     max_sensor_pixels: int = Field(default=2_097_152, ge=1, description="Largest sensor, in pixels.")
 
     max_body_bytes: int = Field(default=32 * 2**20, ge=1, description="Largest HTTP body with events.")
+    max_json_bytes: int = Field(
+        default=4 * 2**20, ge=1, description="Largest HTTP body with events in JSON, which nothing runs beside."
+    )
+    max_packets_per_body: int = Field(default=16_384, ge=1, description="Most event packets in one HTTP body.")
     max_recording_bytes: int = Field(
         default=256 * 2**20, ge=1, description="Largest HTTP body with a recording to convert."
     )

@@ -65,11 +65,19 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
 
     Raises
     ------
+    UnsupportedMediaTypeError
+        If the body is compressed.
     TooLargeError
         As soon as ``Content-Length`` or what has arrived is more than ``limit``.
     RequestTimeoutError
         If the body takes too long.
     """
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        raise UnsupportedMediaTypeError(
+            f"bodies are read as they are, not with Content-Encoding {coding[:80]!r}",
+            headers={"Accept-Encoding": "identity"},
+        )
     # The rest of the body is not read, so the connection cannot be used again.
     closing = {"Connection": "close"}
     too_large = TooLargeError(f"the body is larger than {limit} bytes", headers=closing)
@@ -86,6 +94,15 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     except TimeoutError:
         raise RequestTimeoutError(f"the body did not arrive within {seconds:g} s", headers=closing) from None
     return bytes(body)
+
+
+async def read_event_body(services: Services, request: Request, media_type: str | None) -> bytes:
+    """The whole body of a request with events; raises as ``read_body``."""
+    settings = services.settings
+    limit = settings.max_body_bytes
+    if media_type == JSON:
+        limit = min(limit, settings.max_json_bytes)
+    return await read_body(request, limit, settings.body_seconds)
 
 
 async def read_events(
@@ -116,10 +133,12 @@ async def read_events(
     """
     if media_type == AEDAT4:
         return await services.engine.offload_slow(_read_recording, body, sensor)
-    return await services.engine.offload(_decode, body, media_type, sensor)
+    return await services.engine.offload(_decode, body, media_type, sensor, services.settings.max_packets_per_body)
 
 
-def _decode(body: bytes, media_type: str, sensor: SensorSize | None) -> tuple[EventBatch, SensorSize]:
+def _decode(
+    body: bytes, media_type: str, sensor: SensorSize | None, most_packets: int
+) -> tuple[EventBatch, SensorSize]:
     if media_type == JSON:
         if sensor is None:
             message = "events in JSON need the sensor's width and height in the query"
@@ -127,7 +146,7 @@ def _decode(body: bytes, media_type: str, sensor: SensorSize | None) -> tuple[Ev
         events = wire.events_from_json(body)
         wire.check_events(events, sensor)
         return events, sensor
-    packets = wire.decode_packets(body)
+    packets = wire.decode_packets(body, most=most_packets)
     if not packets:
         if sensor is None:
             raise UnusableInputError("the body is empty; send at least one event packet")

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from service.errors import NotAcceptableError
 
 
-def choose_media_type(accept: str | None, offered: Sequence[str]) -> str:
+def choose_media_type(accept: Sequence[str], offered: Sequence[str]) -> str:
     """The offered type that ``accept`` gives the highest weight; of equal ones, the first offered.
 
     Parameters
     ----------
-    accept : str or None
-        The header's value; None takes anything.
+    accept : sequence of str
+        The values of the header, which may stand on several lines; without any, everything is acceptable.
     offered : sequence of str
         Media types in the order in which the server prefers them.
 
@@ -22,9 +22,9 @@ def choose_media_type(accept: str | None, offered: Sequence[str]) -> str:
     NotAcceptableError
         If none of them is acceptable; the message lists them.
     """
-    if accept is None or not accept.strip():
+    ranges = [_parse(part) for part in ",".join(accept).split(",") if part.strip()]
+    if not ranges:
         return offered[0]
-    ranges = [_parse(part) for part in accept.split(",") if part.strip()]
     weights = {media_type: _weight(media_type, ranges) for media_type in offered}
     best = max(offered, key=lambda media_type: weights[media_type])
     if weights[best] <= 0:

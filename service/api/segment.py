@@ -11,7 +11,15 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from models.events import EventBatch, SensorSize
-from service.api.bodies import EVENT_TYPES, JSON, JSON_EVENTS, body_schema, read_body, read_events, require_media_type
+from service.api.bodies import (
+    EVENT_TYPES,
+    JSON,
+    JSON_EVENTS,
+    body_schema,
+    read_event_body,
+    read_events,
+    require_media_type,
+)
 from service.api.negotiation import choose_media_type
 from service.api.opening import window_limits
 from service.api.problems import PROBLEM_RESPONSES
@@ -53,12 +61,12 @@ async def segment(
     The header ``Spikeseg-Result`` holds the result's metadata as JSON.
     """
     arrived = time.perf_counter()
-    answer_type = choose_media_type(request.headers.get("accept"), list(_FORMATS))
+    answer_type = choose_media_type(request.headers.getlist("accept"), list(_FORMATS))
     media_type = require_media_type(request, EVENT_TYPES)
     network = await services.library.get(model if model is not None else services.settings.default_model)
     named = _named_sensor(width, height)
     _check_limits(services, named, window_us)
-    body = await read_body(request, services.settings.max_body_bytes, services.settings.body_seconds)
+    body = await read_event_body(services, request, media_type)
 
     begun = time.perf_counter()
     events, sensor = await read_events(services, body, media_type, named)

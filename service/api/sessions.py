@@ -14,7 +14,16 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from models.events import EventBatch
-from service.api.bodies import EVENT_TYPES, JSON, JSON_EVENTS, body_schema, read_body, read_events, require_media_type
+from service.api.bodies import (
+    EVENT_TYPES,
+    JSON,
+    JSON_EVENTS,
+    body_schema,
+    read_body,
+    read_event_body,
+    read_events,
+    require_media_type,
+)
 from service.api.negotiation import choose_media_type
 from service.api.opening import open_session
 from service.api.problems import PROBLEM_RESPONSES, invalid_fields
@@ -92,15 +101,15 @@ async def post_events(
     arrived = time.perf_counter()
     session = services.registry.get(id)
     session.require_free()
-    answer_type = choose_media_type(request.headers.get("accept"), [JSON, RESULTS_MEDIA_TYPE])
+    answer_type = choose_media_type(request.headers.getlist("accept"), [JSON, RESULTS_MEDIA_TYPE])
     # With nothing but a time there is no content, hence no content type.
     if until_us is not None and "content-type" not in request.headers:
-        body, media_type = await _read(request, services), None
+        body, media_type = await read_event_body(services, request, None), None
         if body:
             require_media_type(request, EVENT_TYPES)
     else:
         media_type = require_media_type(request, EVENT_TYPES)
-        body = await _read(request, services)
+        body = await read_event_body(services, request, media_type)
     if not body and until_us is None:
         raise UnusableInputError("the body is empty; send events, or say with until_us how far the time has gone")
     begun = time.perf_counter()
@@ -123,10 +132,6 @@ async def reset_session(id: str, services: AppServices, sequence: Sequence_ = No
     session = services.registry.get(id)
     await _take(session, Reset(), session.form, Arrival(time.perf_counter()), sequence)
     return describe_session(session, services.settings)
-
-
-async def _read(request: Request, services: AppServices) -> bytes:
-    return await read_body(request, services.settings.max_body_bytes, services.settings.body_seconds)
 
 
 async def _take(

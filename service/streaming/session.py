@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from models.events import EventBatch, SensorSize
+from models.runtime.state import State
 from service.errors import FieldError, SensorMismatchError, SequenceError, SessionInUseError, UnknownSessionError
 from service.metrics import ServiceMetrics
 from service.streaming.answers import Answer, AnswerFormat, Arrival, build_answer
@@ -16,7 +17,6 @@ from service.streaming.engine import Engine
 from service.streaming.windows import Window, WindowStream
 
 if TYPE_CHECKING:
-    from models.runtime.state import State
     from models.runtime.streaming import StreamingModel
 
 
@@ -317,7 +317,8 @@ class Session:
                     kept.append(answer)
                 yield answer
             # No await between here and the end: state, window number and message number change together.
-            self._progress = replace(after, membranes=membranes)
+            # An ended session is kept for its answers only, and beyond max_sessions: it must not hold membranes.
+            self._progress = replace(after, membranes=State({}) if after.ended else membranes)
             if kept_bytes <= self._replay_bytes:
                 self._keep(before.next_sequence, tuple(kept))
             self.touch()

@@ -75,8 +75,14 @@ def decode_packet(data: bytes | memoryview) -> EventPacket:
     return packet
 
 
-def decode_packets(data: bytes | memoryview) -> list[EventPacket]:
+def decode_packets(data: bytes | memoryview, *, most: int | None = None) -> list[EventPacket]:
     """Read packets that stand one after the other.
+
+    Parameters
+    ----------
+    data : bytes
+    most : int, optional
+        Most packets; each takes a while to read, even an empty one.
 
     Returns
     -------
@@ -86,12 +92,15 @@ def decode_packets(data: bytes | memoryview) -> list[EventPacket]:
     Raises
     ------
     PacketError
-        As ``decode_packet``; also if two packets are of different sensors, or one begins before the end of the last.
+        As ``decode_packet``; also if there are more than ``most`` packets, two packets are of different sensors, or one
+        begins before the end of the last.
     """
     view = memoryview(data)
     packets: list[EventPacket] = []
     offset, latest = 0, -1
     while offset < len(view):
+        if len(packets) == most:
+            raise PacketError(f"there are more than {most} packets; send larger ones, or fewer at once")
         try:
             packet, offset = _decode_at(view, offset)
         except PacketError as error:
@@ -208,7 +217,8 @@ def events_from_json(data: bytes | str) -> EventBatch:
         raise PacketError('the body must be an object {"t": […], "x": […], "y": […], "p": […]}')
     unknown = sorted(set(document) - set(_JSON_FIELDS))
     if unknown:
-        raise PacketError(f"unknown field {unknown[0]!r}; the fields are t, x, y and p", unknown[0])
+        field = unknown[0][:40]
+        raise PacketError(f"unknown field {field!r}; the fields are t, x, y and p", field)
     columns = {name: _json_column(document, name) for name in _JSON_FIELDS}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:

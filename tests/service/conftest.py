@@ -28,6 +28,8 @@ def strict_server() -> Iterator[str]:
         hello_seconds=3.0,
         body_seconds=3.0,
         max_body_bytes=20_000,
+        max_json_bytes=5_000,
+        max_packets_per_body=20,
         max_recording_bytes=30_000,
         max_message_bytes=10_000,
         max_windows_per_message=8,

@@ -283,3 +283,19 @@ def test_an_empty_stream_costs_nothing(strict_server: str) -> None:
     with Stream(strict_server) as stream:
         assert stream.events(EventBatch.empty()) == []
         assert stream.end() == []
+
+
+def test_too_many_packets_in_a_body(strict_http: httpx.Client) -> None:
+    packet = encode_packet(EventBatch.empty(), SENSOR)
+    session = HttpSession(strict_http)
+    assert session.post(packet * 20) == []
+    response = strict_http.post(f"{session.path}/events", content=packet * 21, headers=PACKETS)
+    assert "more than 20 packets" in problem_of(response, 422)["detail"]
+
+
+def test_too_large_a_body_of_json(strict_http: httpx.Client) -> None:
+    session = HttpSession(strict_http)
+    body = b'{"t": [], "x": [], "y": [], "p": []}'
+    headers = {"Content-Type": "application/json"}
+    assert strict_http.post(f"{session.path}/events", content=body.ljust(5_000), headers=headers).status_code == 200
+    problem_of(strict_http.post(f"{session.path}/events", content=body.ljust(5_001), headers=headers), 413)

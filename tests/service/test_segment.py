@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from typing import Any
@@ -170,3 +171,26 @@ BAD: dict[str, Request] = {
 def test_a_bad_request_is_refused(http: httpx.Client, what: str) -> None:
     arguments, status, says = BAD[what]
     assert says in json.dumps(problem_of(http.post("/v1/segment", **arguments), status))
+
+
+def test_accept_may_stand_on_several_lines(http: httpx.Client) -> None:
+    headers = [*PACKETS.items(), ("Accept", "text/html"), ("Accept", "application/json")]
+    response = httpx.post(f"{http.base_url}/v1/segment", params=QUERY, content=PACKET, headers=headers)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/json"
+
+
+def test_a_compressed_body_is_refused_for_what_it_is(http: httpx.Client) -> None:
+    headers = {**PACKETS, "Content-Encoding": "gzip"}
+    response = http.post("/v1/segment", params=QUERY, content=gzip.compress(PACKET), headers=headers)
+    assert "gzip" in problem_of(response, 415)["detail"]
+    assert response.headers["accept-encoding"] == "identity"
+    headers["Content-Encoding"] = "identity"
+    assert http.post("/v1/segment", params=QUERY, content=PACKET, headers=headers).status_code == 200
+
+
+def test_a_refusal_does_not_repeat_the_body(http: httpx.Client) -> None:
+    body = json.dumps({"k" * 1_000_000: 1})
+    response = http.post("/v1/segment", params={"width": 8, "height": 8}, content=body, headers=JSON)
+    problem_of(response, 422)
+    assert len(response.content) < 1000

@@ -237,3 +237,15 @@ def test_ids_and_secrets_cannot_be_guessed(model: StreamingModel, engine: Engine
     assert min(len(id) for id, _ in made) >= 16
     assert min(len(secret) for _, secret in made) >= 32
     assert np.all([id.isascii() for id, _ in made])
+
+
+def test_an_ended_session_holds_no_membranes_but_still_its_answers(model: StreamingModel, engine: Engine) -> None:
+    async def scenario() -> None:
+        session = make_session(model, engine)
+        await take(session, Events(EVENTS, SENSOR), 1)
+        assert session.state_bytes
+        answers = await take(session, End(), 2)
+        assert session.state_bytes == 0
+        assert keys(await take(session, End(), 2)) == keys(answers)
+
+    asyncio.run(scenario())
