@@ -37,7 +37,8 @@ NOTES = [
     "Scored on simulated events from a real 15 Hz drive (CamVid val, 0016E5 frames 07959 to 08159). No frame of it was "
     "trained on, but it is a part of a drive of which other parts are in CamVid train; the nearest training picture is "
     "one second away. Checkpoints were not chosen by this score: the weights are the running mean "
-    "at the end of the run.",
+    "at the end of the run. "
+    "Two pilot runs of a few minutes were watched on this drive before the settings were fixed.",
     "Weights are derived from data under non-commercial research terms.",
 ]
 
