@@ -3,9 +3,10 @@
     python -m benchmarks.first_light --json docs/first_light.json
 
 A real server process is sent the demo recording over a WebSocket, as fast as it acknowledges, with windows of 10, 20,
-33 and 50 ms. Beside it, in this process and with the same number of threads, alternating: one carried step of ``edge-s``,
-the same network by the paper's protocol (T = 20 steps from rest for each answer), and the paper's own network by its
-protocol (untrained weights: its cost on dense kernels does not depend on them); each from events to one mask.
+33 and 50 ms. Beside it, in this process and with the same number of threads, alternating: one carried step of
+``edge-s``, the same network by the paper's protocol (T = 20 steps from rest for each answer), and the paper's own
+network by its protocol (untrained weights: its cost on dense kernels does not depend on them); each from events to
+one mask.
 """
 
 from __future__ import annotations
