@@ -15,7 +15,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from clients import Client
+from clients.cutting import cut
 from models import zoo
 from models.architectures.paper import PaperConfig, PaperDeepLab
 from models.encoding import polarity_counts
@@ -41,15 +42,6 @@ CHUNK_US = 10_000
 SESSIONS = 20
 
 
-def chunks(events: EventBatch, chunk_us: int = CHUNK_US) -> Iterator[EventBatch]:
-    """Events cut into pieces of equal time."""
-    edges = np.arange(events.t[0], events.t[-1] + chunk_us, chunk_us)
-    cuts = np.searchsorted(events.t, edges)
-    for a, b in zip(cuts, [*cuts[1:], len(events)], strict=True):
-        if b > a:
-            yield events[a:b]
-
-
 def percentiles(values: list[float]) -> dict[str, float]:
     """p50, p95 and p99, to the hundredth."""
     return {f"p{p}": round(float(np.percentile(values, p)), 2) for p in (50, 95, 99)}
@@ -60,7 +52,7 @@ def serve_windows(url: str, events: EventBatch, sensor: SensorSize, window_ms: i
     part = events[: int(np.searchsorted(events.t, events.t[0] + windows * window_ms * 1000))]
     with Client(url) as client:
         begun = time.perf_counter()
-        results = list(client.stream(chunks(part), sensor, model="edge-s", window_us=window_ms * 1000))
+        results = list(client.stream(cut(part, CHUNK_US), sensor, model="edge-s", window_us=window_ms * 1000))
         seconds = time.perf_counter() - begun
     stages = ("decode", "wait", "compute", "encode", "total")
     return {

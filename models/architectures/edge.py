@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from spikingjelly.activation_based import base, layer, neuron, surrogate
 from torch import Tensor, nn
 
@@ -253,10 +255,23 @@ def fold_batch_norm(network: EdgeDeepLab) -> dict[str, Tensor]:
     return folded
 
 
-def resize_logits(logits: Tensor, height: int, width: int, stride: int = 4) -> Tensor:
-    """Bilinear logits (B, classes, h, w) on a picture of height x width whose cells are ``stride`` pixels wide."""
+def class_mask(logits: Tensor, height: int, width: int, stride: int = 4) -> NDArray[np.uint8]:
+    """Class ids of a picture, from the logits of its cells.
+
+    Parameters
+    ----------
+    logits : Tensor, (1, classes, h, w)
+    height, width : int
+        Size of the picture.
+    stride : int
+        Pixels of the picture to a cell of the logits; between their centres the logits are bilinear.
+
+    Returns
+    -------
+    uint8 array, (height, width)
+    """
     full = F.interpolate(logits, scale_factor=float(stride), mode="bilinear", align_corners=False)
-    return full[..., :height, :width]
+    return full[0, :, :height, :width].argmax(0).to(torch.uint8).numpy()
 
 
 def layer_shapes(config: EdgeConfig, height: int, width: int) -> dict[str, tuple[int, int, int]]:

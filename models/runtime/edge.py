@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,25 @@ class StepResult:
     logits: Tensor
     state: State
     spike_counts: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Geometry:
+    """What depends on nothing but the network and its input grid; ``neurons`` has the input's cells too."""
+
+    shapes: Mapping[str, tuple[int, int, int]]
+    macs: Mapping[str, int]
+    neurons: Mapping[str, int]
+    sources: Mapping[str, tuple[tuple[str, int], ...]]
+
+
+# Every window needs it; clients choose the grids, so that what is kept is bounded.
+@lru_cache(maxsize=64)
+def _geometry(config: EdgeConfig, height: int, width: int) -> _Geometry:
+    shapes = layer_shapes(config, height, width)
+    neurons = {name: c * h * w for name, (c, h, w) in shapes.items()}
+    neurons["input"] = config.input_channels * height * width
+    return _Geometry(shapes, layer_macs(config, height, width), neurons, sources(config))
 
 
 class EdgeRuntime:
@@ -97,7 +117,7 @@ class EdgeRuntime:
             If the state is of another network, batch or grid.
         """
         batch, _, height, width = x.shape
-        shapes = layer_shapes(self.config, height, width)
+        shapes = _geometry(self.config, height, width).shapes
         check_state(state, {name: (batch, *shape) for name, shape in shapes.items()})
         membranes: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {"input": torch.count_nonzero(x, dim=(1, 2, 3))}
@@ -123,12 +143,10 @@ class EdgeRuntime:
 
     def activity(self, counts: Mapping[str, Tensor], row: int, height: int, width: int) -> SpikeActivity:
         """What one row's spike counts mean: firing rates and synaptic operations by layer."""
-        shapes = layer_shapes(self.config, height, width)
-        macs = layer_macs(self.config, height, width)
-        neurons = {name: c * h * w for name, (c, h, w) in shapes.items()}
-        neurons["input"] = self.config.input_channels * height * width
+        geometry = _geometry(self.config, height, width)
+        macs, neurons = geometry.macs, geometry.neurons
         layers = []
-        for name, reads in sources(self.config).items():
+        for name, reads in geometry.sources.items():
             active = sum(int(counts[source][row]) * times for source, times in reads)
             density = active / sum(neurons[source] * times for source, times in reads)
             fires = name != READOUT

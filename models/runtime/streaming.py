@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.architectures.edge import resize_logits
+from models.architectures.edge import class_mask
 from models.classes import SegmentationClass
 from models.encoding import InputGrid, polarity_counts
 from models.events import EventBatch, SensorSize
@@ -80,7 +80,6 @@ class StreamingModel:
         x = torch.from_numpy(polarity_counts(events, grid, self.runtime.config.count_clip))[None]
         result = self.runtime.step(state, x)
         with torch.inference_mode():
-            full = resize_logits(result.logits, sensor.height, sensor.width, 4 * grid.factor)
-            mask = full[0].argmax(0).to(torch.uint8).numpy()
+            mask = class_mask(result.logits, sensor.height, sensor.width, 4 * grid.factor)
         activity = self.runtime.activity(result.spike_counts, 0, grid.height, grid.width)
         return WindowSegmentation(mask, result.state, activity)

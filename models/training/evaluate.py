@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models import emulator, zoo
-from models.architectures.edge import EdgeConfig, resize_logits
+from models.architectures.edge import EdgeConfig, class_mask
 from models.classes import DDD17_CLASSES
 from models.datasets import camvid
 from models.datasets.labels import class_ids
@@ -80,8 +80,7 @@ def score_logits(windows: Sequence[LabelledWindow], logits: Sequence[Tensor], cl
     total = np.zeros((classes, classes), np.int64)
     for window, values in zip(windows, logits, strict=True):
         if window.truth is not None:
-            mask = resize_logits(values[None], SENSOR.height, SENSOR.width)[0].argmax(0).numpy().astype(np.uint8)
-            total += confusion(window.truth, mask, classes)
+            total += confusion(window.truth, class_mask(values[None], SENSOR.height, SENSOR.width), classes)
     return total
 
 
