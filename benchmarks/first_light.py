@@ -27,7 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from clients import Client
 from clients.cutting import cut
 from models import zoo
-from models.architectures.paper import PaperConfig, PaperDeepLab
+from models.architectures.paper import PaperConfig, PaperNetwork, fold_bntt
 from models.encoding import polarity_counts
 from models.events import EventBatch, SensorSize
 from models.machine import describe_machine
@@ -104,7 +104,7 @@ def protocol_costs(events: EventBatch, sensor: SensorSize, rounds: int) -> dict[
     grid = model.grid(sensor)
     window = events[: int(np.searchsorted(events.t, events.t[0] + 20_000))]
     pieces = [window[len(window) * k // STEPS : len(window) * (k + 1) // STEPS] for k in range(STEPS)]
-    paper = PaperRuntime(PaperDeepLab(PaperConfig()))
+    paper = PaperRuntime(PaperConfig(), fold_bntt(PaperNetwork(PaperConfig())))
     state = model.initial_state(sensor)
 
     def encode(piece: EventBatch) -> torch.Tensor:

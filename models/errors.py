@@ -6,6 +6,7 @@ ModelsError
  ├── StateError           a state that does not belong to this network or sensor
  ├── EncodingError        events or frames that cannot be turned into a tensor
  ├── EmulatorError        frames or settings that the emulator cannot use
+ ├── TrainingError        settings or a checkpoint that a training run cannot use
  └── DatasetNotFoundError the data asked for is not on this machine
 """
 
@@ -34,6 +35,10 @@ class EncodingError(ModelsError):
 
 class EmulatorError(ModelsError):
     """Frames or settings that the emulator cannot use."""
+
+
+class TrainingError(ModelsError):
+    """Settings or a checkpoint that a training run cannot use."""
 
 
 class DatasetNotFoundError(ModelsError):

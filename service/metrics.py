@@ -44,7 +44,7 @@ class ServiceMetrics:
             self._latency.labels(stage)
         self._firing_rate = Gauge(
             "spikeseg_firing_rate_ratio",
-            "Spikes for each neuron in the latest window.",
+            "Spikes for each neuron and step in the latest window.",
             ["model", "layer"],
             registry=registry,
         )
@@ -83,7 +83,7 @@ class ServiceMetrics:
             if layer.neurons:
                 self._firing_rate.labels(model, layer.name).set(layer.firing_rate)
                 self._spikes.labels(model, layer.name).inc(layer.spikes)
-                self._neuron_steps.labels(model, layer.name).inc(layer.neurons)
+                self._neuron_steps.labels(model, layer.name).inc(layer.neuron_steps)
 
     def observe_encode(self, seconds: float) -> None:
         """A mask has been encoded."""

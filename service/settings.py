@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.zoo import ZOO
 from service.wire.masks import MaskEncoding
 
 PACKAGE = Path(__file__).resolve().parent
@@ -27,6 +28,7 @@ class Settings(BaseSettings):
     access_log: bool = Field(default=False, description="Log a line for each HTTP request.")
     shutdown_seconds: int = Field(default=5, ge=0, description="Time for requests under way to finish on shutdown.")
 
+    zoo: Path = Field(default=ZOO, description="Folder of the trained networks: NAME.json and its weights.")
     default_model: str = Field(default="edge-s", description="Model of requests that name none; loaded at start.")
     torch_threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads within one computation."

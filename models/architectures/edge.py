@@ -41,6 +41,8 @@ class EdgeConfig:
         Dilations of the branches; 1 stands for a 1x1 convolution.
     decoder : int
         Channels of the decoder, at stride 4.
+    readout_scale : int
+        Logits that the readout gives along each side of a decoder cell (sub-pixel convolution, Shi et al., CVPR 2016).
     grid : int
         Longest side of the input grid that the network was trained for, in cells.
     count_clip : int
@@ -60,11 +62,22 @@ class EdgeConfig:
     pyramid: int = 48
     pyramid_rates: tuple[int, ...] = (1, 6, 12)
     decoder: int = 32
+    readout_scale: int = 1
     grid: int = 346
     count_clip: int = 4
     init_tau: float = 2.0
     input_channels: int = 2
     spiking: bool = True
+
+    @property
+    def output_stride(self) -> int:
+        """Input cells to a cell of the logits, along each side."""
+        return 4 // self.readout_scale
+
+    @property
+    def history(self) -> int:
+        """Windows that the network sees at once: 1 if it spikes, its state holds the rest."""
+        return self.input_channels // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +110,7 @@ def synapses(config: EdgeConfig) -> dict[str, Synapse]:
         table[f"pyramid{rate}"] = Synapse(c.stride8, c.pyramid, 1 if rate == 1 else 3, dilation=rate)
     table["context"] = Synapse(c.pyramid * len(c.pyramid_rates), c.stride4, 1)
     table["decoder"] = Synapse(2 * c.stride4, c.decoder, 3)
-    table[READOUT] = Synapse(c.decoder, c.classes, 1)
+    table[READOUT] = Synapse(c.decoder, c.classes * c.readout_scale**2, 1)
     return table
 
 
@@ -114,7 +127,7 @@ def forward_graph(config: EdgeConfig, x: Tensor, synapse: Apply, neurons: Apply)
 
     Returns
     -------
-    Tensor, (..., classes, ceil(H / 4), ceil(W / 4))
+    Tensor, (..., classes, ceil(H / s), ceil(W / s)), s = config.output_stride
         Membrane potentials of the readout: the logits.
     """
 
@@ -127,7 +140,9 @@ def forward_graph(config: EdgeConfig, x: Tensor, synapse: Apply, neurons: Apply)
     pyramid = torch.cat([fire(f"pyramid{rate}", s8) for rate in config.pyramid_rates], dim=-3)
     context = _double(fire("context", pyramid), s4.shape[-2], s4.shape[-1])
     decoded = fire("decoder", torch.cat([context, s4], dim=-3))
-    return fire(READOUT, decoded)
+    finest = F.pixel_shuffle(fire(READOUT, decoded), config.readout_scale)
+    height, width = (-(-side // config.output_stride) for side in x.shape[-2:])
+    return finest[..., :height, :width]
 
 
 def _double(x: Tensor, height: int, width: int) -> Tensor:
@@ -140,24 +155,24 @@ def _double(x: Tensor, height: int, width: int) -> Tensor:
 class LeakyReadout(base.MemoryModule):  # type: ignore[misc]
     """Membranes that integrate and leak but never fire: ``v ← v + (x − v)·q``, a running mean of the input.
 
-    The leak ``q = sigmoid(w)`` is learned for each class. The membranes stay within the range of the input for ever,
+    The leak ``q = sigmoid(w)`` is learned for each channel. The membranes stay within the range of the input for ever,
     where an accumulator without leak diverges on an endless stream.
     """
 
     v: Tensor
 
-    def __init__(self, classes: int, init_tau: float = 4.0) -> None:
+    def __init__(self, channels: int, init_tau: float = 4.0) -> None:
         super().__init__()
-        self.w = nn.Parameter(torch.full((classes, 1, 1), -torch.log(torch.tensor(init_tau - 1.0)).item()))
+        self.w = nn.Parameter(torch.full((channels, 1, 1), -torch.log(torch.tensor(init_tau - 1.0)).item()))
         self.register_memory("v", 0.0)
 
     def single_step_forward(self, x: Tensor) -> Tensor:
-        """Advance one time step; (B, classes, h, w)."""
+        """Advance one time step; (B, channels, h, w)."""
         self.v = self.v + (x - self.v) * self.w.sigmoid()
         return self.v
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
-        """Advance T time steps; (T, B, classes, h, w)."""
+        """Advance T time steps; (T, B, channels, h, w)."""
         return torch.stack([self.single_step_forward(x) for x in x_seq])
 
 
@@ -186,7 +201,7 @@ class EdgeDeepLab(nn.Module):
                 self.neurons[name] = nn.Identity() if last else nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Polarity counts (T, B, channels, H, W) to logits (T, B, classes, ceil(H / 4), ceil(W / 4))."""
+        """Polarity counts (T, B, channels, H, W) to logits (T, B, classes, ceil(H / s), ceil(W / s))."""
         logits, _ = self.forward_with_spikes(x)
         return logits
 
@@ -218,8 +233,8 @@ def _plif(channels: int, init_tau: float) -> nn.Module:
     return node  # type: ignore[no-any-return]
 
 
-def _readout(classes: int) -> LeakyReadout:
-    readout = LeakyReadout(classes)
+def _readout(channels: int) -> LeakyReadout:
+    readout = LeakyReadout(channels)
     readout.step_mode = "m"
     return readout
 
@@ -230,17 +245,19 @@ def fold_batch_norm(network: EdgeDeepLab) -> dict[str, Tensor]:
     Returns
     -------
     dict
-        For each layer ``NAME.weight`` (cout, cin, k, k), ``NAME.bias`` (cout,) and ``NAME.keep`` (cout,), the share of
-        the membrane potential that outlives a step.
+        For each layer ``NAME.weight`` (cout, cin, k, k), ``NAME.bias`` (cout,) and, if it spikes, ``NAME.keep``
+        (cout,), the share of the membrane potential that outlives a step.
     """
+    spiking = network.config.spiking
     trained = {name: value.detach() for name, value in network.state_dict().items()}
     folded: dict[str, Tensor] = {}
     for name in network.synapses:
-        keep = 1 - trained[f"neurons.{name}.w"].sigmoid().reshape(-1)
+        if spiking:
+            folded[f"{name}.keep"] = keep = 1 - trained[f"neurons.{name}.w"].sigmoid().reshape(-1)
         if name == READOUT:
             weight = trained[f"synapses.{name}.weight"]
-            # The readout's input is scaled by its leak: v ← keep·v + (1 − keep)·x.
-            scale = 1 - keep
+            # A spiking readout's input is scaled by its leak: v ← keep·v + (1 − keep)·x.
+            scale = 1 - keep if spiking else torch.ones(len(weight))
             bias = trained[f"synapses.{name}.bias"] * scale
         else:
             weight = trained[f"synapses.{name}.0.weight"]
@@ -251,11 +268,16 @@ def fold_batch_norm(network: EdgeDeepLab) -> dict[str, Tensor]:
             bias = norm["bias"] - norm["running_mean"] * scale
         folded[f"{name}.weight"] = weight * scale[:, None, None, None]
         folded[f"{name}.bias"] = bias
-        folded[f"{name}.keep"] = keep
     return folded
 
 
-def class_mask(logits: Tensor, height: int, width: int, stride: int = 4) -> NDArray[np.uint8]:
+def add_class_bias(network: EdgeDeepLab, bias: Tensor) -> None:
+    """Add (classes,) to the logits of a trained network, in place."""
+    with torch.no_grad():
+        network.synapses[READOUT].bias += bias.repeat_interleave(network.config.readout_scale**2)
+
+
+def class_mask(logits: Tensor, height: int, width: int, stride: int) -> NDArray[np.uint8]:
     """Class ids of a picture, from the logits of its cells.
 
     Parameters

@@ -6,7 +6,8 @@ little more than the operations that the spikes cause (NeuroBench's effective on
 in the widely dilated layers. The first layer sees polarity counts: its operations are multiply-accumulates, those of
 the others accumulates. Energy counts 4.6 pJ for every multiply-accumulate of the first layer, zero input or not, and
 0.9 pJ for each accumulate behind it (45 nm, fp32; Horowitz, ISSCC 2014). It is an estimate: memory traffic and membrane
-updates are not in it.
+updates are not in it. Networks of the paper's protocol have further layers that multiply, which
+``models.runtime.paper.PaperRuntime.activity`` names, and their counts are those of all T steps.
 """
 
 from __future__ import annotations
@@ -25,21 +26,29 @@ class LayerActivity:
     ----------
     name : str
     neurons : int
-        0 for the readout, which never fires.
+        0 for a layer that never fires, such as the readout.
     spikes : int
     sops : float
         Synaptic operations into this layer.
+    steps : int
+        Time steps in this window, over which spikes and operations are added up.
     """
 
     name: str
     neurons: int
     spikes: int
     sops: float
+    steps: int = 1
+
+    @property
+    def neuron_steps(self) -> int:
+        """Neurons times time steps: the most spikes that there could have been."""
+        return self.neurons * self.steps
 
     @property
     def firing_rate(self) -> float:
-        """Spikes for each neuron in this window."""
-        return self.spikes / self.neurons if self.neurons else 0.0
+        """Spikes for each neuron and step in this window."""
+        return self.spikes / self.neuron_steps if self.neurons else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +58,25 @@ class SpikeActivity:
     Attributes
     ----------
     layers : tuple of LayerActivity
-        The first is the one that sees analog input.
     macs_ann : float
         Multiply-accumulates of an ANN with the same convolutions over the same input: every input, zero or not. (A twin
         that sees several windows at once needs more in its first layer.)
     macs_analog : float
-        Those of them in the first layer.
+        Multiply-accumulates that the network itself makes, in the layers that see analog input.
+    analog : tuple of int
+        Which of the layers those are.
     """
 
     layers: tuple[LayerActivity, ...]
     macs_ann: float
     macs_analog: float
+    analog: tuple[int, ...] = (0,)
 
     @property
     def firing_rate(self) -> float:
-        """Spikes for each neuron of the network in this window."""
-        neurons = sum(layer.neurons for layer in self.layers)
-        return sum(layer.spikes for layer in self.layers) / neurons if neurons else 0.0
+        """Spikes for each neuron and step of the network in this window."""
+        neuron_steps = sum(layer.neuron_steps for layer in self.layers)
+        return sum(layer.spikes for layer in self.layers) / neuron_steps if neuron_steps else 0.0
 
     @property
     def sops(self) -> float:
@@ -74,8 +85,9 @@ class SpikeActivity:
 
     @property
     def energy_snn_j(self) -> float:
-        """Estimated joules: multiply-accumulates of the analog layer, accumulates of the others."""
-        return E_MAC_J * self.macs_analog + E_AC_J * sum(layer.sops for layer in self.layers[1:])
+        """Estimated joules: multiply-accumulates of the analog layers, accumulates of the others."""
+        accumulates = sum(layer.sops for index, layer in enumerate(self.layers) if index not in self.analog)
+        return E_MAC_J * self.macs_analog + E_AC_J * accumulates
 
     @property
     def energy_ann_j(self) -> float:

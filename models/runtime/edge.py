@@ -16,6 +16,9 @@ from models.runtime.activity import LayerActivity, SpikeActivity
 from models.runtime.lif import leaky_readout_step, lif_step
 from models.runtime.state import State, check_state
 
+HISTORY = "history"
+"""The state of an ANN twin: the windows before the present one, oldest first."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -23,10 +26,10 @@ class StepResult:
 
     Attributes
     ----------
-    logits : Tensor, (B, classes, ceil(H / 4), ceil(W / 4))
+    logits : Tensor, (B, classes, ceil(H / s), ceil(W / s)), s = config.output_stride
     state : State
     spike_counts : mapping of int64 Tensor, (B,)
-        Spikes of each layer and row, and under ``input`` the input cells that are not zero.
+        Spikes of each layer and row, and under ``input`` the input cells that are not zero. Empty for an ANN twin.
     """
 
     logits: Tensor
@@ -56,6 +59,8 @@ def _geometry(config: EdgeConfig, height: int, width: int) -> _Geometry:
 class EdgeRuntime:
     """A streaming Spiking-DeepLab with folded weights. It holds no membranes and is safe to share between threads.
 
+    The ANN twin runs through it too: the state is then the windows before the present one, which it sees with it.
+
     Parameters
     ----------
     config : EdgeConfig
@@ -75,7 +80,9 @@ class EdgeRuntime:
         expected: dict[str, tuple[int, ...]] = {}
         for name, s in self._synapses.items():
             expected[f"{name}.weight"] = (s.cout, s.cin, s.kernel, s.kernel)
-            expected[f"{name}.bias"] = expected[f"{name}.keep"] = (s.cout,)
+            expected[f"{name}.bias"] = (s.cout,)
+            if config.spiking:
+                expected[f"{name}.keep"] = (s.cout,)
         if set(weights) != set(expected):
             odd = sorted(set(weights) ^ set(expected))
             raise WeightsError(f"the weights do not fit the network: {', '.join(odd)} missing or unknown")
@@ -93,13 +100,17 @@ class EdgeRuntime:
 
     def initial_state(self, batch: int, height: int, width: int) -> State:
         """Membranes at rest, for an input grid of height x width cells."""
-        shapes = layer_shapes(self.config, height, width)
         return State(
             {
                 name: torch.zeros(batch, *shape).contiguous(memory_format=torch.channels_last)
-                for name, shape in shapes.items()
+                for name, shape in self._state_shapes(height, width).items()
             }
         )
+
+    def _state_shapes(self, height: int, width: int) -> Mapping[str, tuple[int, int, int]]:
+        if self.config.spiking:
+            return _geometry(self.config, height, width).shapes
+        return {HISTORY: (self.config.input_channels - 2, height, width)}
 
     @torch.inference_mode()
     def step(self, state: State, x: Tensor) -> StepResult:
@@ -117,16 +128,12 @@ class EdgeRuntime:
             If the state is of another network, batch or grid.
         """
         batch, _, height, width = x.shape
-        shapes = _geometry(self.config, height, width).shapes
+        shapes = self._state_shapes(height, width)
         check_state(state, {name: (batch, *shape) for name, shape in shapes.items()})
+        if not self.config.spiking:
+            return self._step_twin(state, x)
         membranes: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {"input": torch.count_nonzero(x, dim=(1, 2, 3))}
-
-        def synapse(name: str, spikes: Tensor) -> Tensor:
-            s = self._synapses[name]
-            return F.conv2d(
-                spikes, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], s.stride, s.padding, s.dilation
-            )
 
         def neurons(name: str, current: Tensor) -> Tensor:
             keep = self._weights[f"{name}.keep"]
@@ -138,13 +145,34 @@ class EdgeRuntime:
             counts[name] = spikes.sum(dim=(1, 2, 3)).to(torch.int64)
             return spikes
 
-        logits = forward_graph(self.config, x.contiguous(memory_format=torch.channels_last), synapse, neurons)
+        x = x.contiguous(memory_format=torch.channels_last)
+        logits = forward_graph(self.config, x, self._synapse, neurons)
         return StepResult(logits, State(membranes), counts)
 
+    def _synapse(self, name: str, spikes: Tensor) -> Tensor:
+        s = self._synapses[name]
+        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
+        return F.conv2d(spikes, weight, bias, s.stride, s.padding, s.dilation)
+
+    def _step_twin(self, state: State, x: Tensor) -> StepResult:
+        seen = torch.cat([state[HISTORY], x], dim=1).contiguous(memory_format=torch.channels_last)
+
+        def units(name: str, current: Tensor) -> Tensor:
+            return current if name == READOUT else current.relu_()
+
+        logits = forward_graph(self.config, seen, self._synapse, units)
+        return StepResult(logits, State({HISTORY: seen[:, 2:]}), {})
+
     def activity(self, counts: Mapping[str, Tensor], row: int, height: int, width: int) -> SpikeActivity:
-        """What one row's spike counts mean: firing rates and synaptic operations by layer."""
+        """What one row's spike counts mean: firing rates and synaptic operations by layer.
+
+        An ANN twin has no spikes: all of its operations are analog multiply-accumulates.
+        """
         geometry = _geometry(self.config, height, width)
         macs, neurons = geometry.macs, geometry.neurons
+        total = float(sum(macs.values()))
+        if not self.config.spiking:
+            return SpikeActivity(tuple(LayerActivity(name, 0, 0, 0.0) for name in macs), total, total)
         layers = []
         for name, reads in geometry.sources.items():
             active = sum(int(counts[source][row]) * times for source, times in reads)
@@ -155,4 +183,4 @@ class EdgeRuntime:
                     name, neurons[name] if fires else 0, int(counts[name][row]) if fires else 0, density * macs[name]
                 )
             )
-        return SpikeActivity(tuple(layers), float(sum(macs.values())), float(macs["stem"]))
+        return SpikeActivity(tuple(layers), total, float(macs["stem"]))

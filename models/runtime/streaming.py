@@ -5,35 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from models.architectures.edge import class_mask
 from models.classes import SegmentationClass
 from models.encoding import InputGrid, polarity_counts
 from models.events import EventBatch, SensorSize
-from models.runtime.activity import SpikeActivity
 from models.runtime.edge import EdgeRuntime
+from models.runtime.model import Mode, WindowSegmentation
 from models.runtime.state import State
-
-
-@dataclass(frozen=True, slots=True)
-class WindowSegmentation:
-    """The answer to one window.
-
-    Attributes
-    ----------
-    mask : uint8 array, (sensor height, sensor width)
-        Class ids.
-    state : State
-        The membranes after the window.
-    activity : SpikeActivity
-    """
-
-    mask: NDArray[np.uint8]
-    state: State
-    activity: SpikeActivity
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +36,21 @@ class StreamingModel:
     classes: tuple[SegmentationClass, ...]
     window_us: int
     card: dict[str, Any]
+
+    @property
+    def mode(self) -> Mode:
+        """``streaming``: what the network has seen is carried from window to window."""
+        return "streaming"
+
+    @property
+    def steps(self) -> int:
+        """Time steps for each window: one."""
+        return 1
+
+    @property
+    def longest_side(self) -> int:
+        """Longer side of the input grid that it was trained for, in cells."""
+        return self.runtime.config.grid
 
     def grid(self, sensor: SensorSize) -> InputGrid:
         """The cells that the network sees of a sensor."""
@@ -80,6 +75,8 @@ class StreamingModel:
         x = torch.from_numpy(polarity_counts(events, grid, self.runtime.config.count_clip))[None]
         result = self.runtime.step(state, x)
         with torch.inference_mode():
-            mask = class_mask(result.logits, sensor.height, sensor.width, 4 * grid.factor)
+            mask = class_mask(
+                result.logits, sensor.height, sensor.width, self.runtime.config.output_stride * grid.factor
+            )
         activity = self.runtime.activity(result.spike_counts, 0, grid.height, grid.width)
         return WindowSegmentation(mask, result.state, activity)

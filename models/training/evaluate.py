@@ -1,37 +1,42 @@
-"""Evaluate a network on CamVid-events ``val``: one drive as a stream, membranes carried from window to window.
+"""Evaluate a network on a labelled drive as a stream, membranes carried from window to window.
 
     python -m models.training.evaluate --model edge-s
+    python -m models.training.evaluate --model edge-s --reset
+    python -m models.training.evaluate --model edge-s --data ddd17:rec1487417411
+    python -m models.training.evaluate --model edge-s --data dsec:zurich_city_13_a
 
-The drive is turned into simulated events at 346x260 (a DAVIS346); every second window ends at a labelled frame. The
-first frame makes no events and is not scored. Scores are taken at the sensor's resolution.
+``camvid-events`` is the CamVid ``val`` drive, turned into simulated events at 346x260 (a DAVIS346); every second window
+ends at a labelled frame, and the first frame, which makes no events, is not scored. The others are real recordings. Scores
+are taken at the sensor's resolution.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models import emulator, zoo
-from models.architectures.edge import EdgeConfig, class_mask
-from models.classes import DDD17_CLASSES
-from models.datasets import camvid
+from models.classes import DDD17_CLASSES, SegmentationClass
+from models.datasets import camvid, ddd17, dsec
 from models.datasets.labels import class_ids
 from models.datasets.stills import Still
-from models.encoding import InputGrid, polarity_counts
+from models.errors import DatasetNotFoundError
 from models.events import EventBatch, SensorSize
+from models.machine import describe_machine
 from models.runtime.activity import SpikeActivity
-from models.runtime.streaming import StreamingModel
-from models.training.metrics import Confusion, class_iou, confusion, mean_iou, pixel_accuracy
+from models.runtime.model import SegmentationModel
+from models.training.metrics import Confusion, class_accuracy, class_iou, confusion, mean_iou, pixel_accuracy
 
 SENSOR = SensorSize(346, 260)
 WINDOW_US = 33_333
@@ -60,7 +65,7 @@ def drive_windows(frames: list[Still], config: emulator.EmulatorConfig) -> Itera
     state = emulator.initial(views[0], config)
     for k, (frame, view) in enumerate(zip(frames[1:], views[1:], strict=True)):
         events, state = emulator.emulate(state, view, (k + 1) * period, config)
-        truth = class_ids(cv2.resize(frame.labels, size, interpolation=cv2.INTER_NEAREST))
+        truth = class_ids(cv2.resize(frame.labels, size, interpolation=cv2.INTER_NEAREST_EXACT))
         # The emulator's interval is open at its start and closed at its end: windows here are too.
         edges = k * period + WINDOW_US * np.arange(1, WINDOWS_FOR_EACH_FRAME)
         cuts = [0, *np.searchsorted(events.t, edges, side="right"), len(events)]
@@ -69,27 +74,51 @@ def drive_windows(frames: list[Still], config: emulator.EmulatorConfig) -> Itera
             yield LabelledWindow(k * period + j * WINDOW_US, events[cuts[j] : cuts[j + 1]], truth if last else None)
 
 
-def window_tensor(windows: list[LabelledWindow], config: EdgeConfig) -> Tensor:
-    """Polarity counts of all windows, (T, 2, H, W)."""
-    grid = InputGrid.for_sensor(SENSOR, config.grid)
-    return torch.from_numpy(np.stack([polarity_counts(w.events, grid, config.count_clip) for w in windows]))
+@dataclass(frozen=True, slots=True)
+class LabelledDrive:
+    """A drive to score a network on: its windows in order, their length, and the sensor that saw them."""
+
+    name: str
+    windows: Sequence[LabelledWindow]
+    window_us: int
+    sensor: SensorSize
 
 
-def score_logits(windows: Sequence[LabelledWindow], logits: Sequence[Tensor], classes: int) -> Confusion:
-    """Confusion matrix over all labelled windows, from the logits (classes, h, w) at the end of each window."""
-    total = np.zeros((classes, classes), np.int64)
-    for window, values in zip(windows, logits, strict=True):
-        if window.truth is not None:
-            total += confusion(window.truth, class_mask(values[None], SENSOR.height, SENSOR.width), classes)
-    return total
+def read_drive(name: str, root: Path | None = None) -> LabelledDrive:
+    """A drive by name: ``camvid-events``, ``ddd17:RECORDING`` or ``dsec:SEQUENCE``.
+
+    Raises
+    ------
+    DatasetNotFoundError
+        If there is none of that name, or its data is not under the data root.
+    """
+    kind, _, sequence = name.partition(":")
+    if name == "camvid-events":
+        return LabelledDrive(name, camvid_events(root), WINDOW_US, SENSOR)
+    if kind == "ddd17" and sequence:
+        found = ddd17.labelled_windows(sequence, root)
+        return LabelledDrive(name, _number(found, ddd17.WINDOW_US), ddd17.WINDOW_US, ddd17.CROP)
+    if kind == "dsec" and sequence:
+        found = dsec.labelled_windows(sequence, root, scored=dsec.PUBLISHED_LABELS)
+        return LabelledDrive(name, _number(found, dsec.WINDOW_US), dsec.WINDOW_US, dsec.CROP)
+    raise DatasetNotFoundError(f"no drive {name!r}; expected camvid-events, ddd17:RECORDING or dsec:SEQUENCE")
 
 
-def confusion_report(matrix: Confusion) -> dict[str, Any]:
+def _number(
+    found: Iterable[tuple[EventBatch, NDArray[np.uint8] | None]], window_us: int
+) -> list[LabelledWindow]:
+    return [LabelledWindow(k * window_us, events, truth) for k, (events, truth) in enumerate(found)]
+
+
+def confusion_report(
+    matrix: Confusion, classes: Sequence[SegmentationClass] = DDD17_CLASSES
+) -> dict[str, Any]:
     """Scores of a confusion matrix under the names that cards and reports use."""
     iou = class_iou(matrix)
     return {
         "miou": round(mean_iou(matrix), 4),
-        "class_iou": {c.name: round(float(v), 4) for c, v in zip(DDD17_CLASSES, iou, strict=True)},
+        "class_iou": {c.name: round(float(v), 4) for c, v in zip(classes, iou, strict=True)},
+        "class_accuracy": {c.name: round(float(v), 4) for c, v in zip(classes, class_accuracy(matrix), strict=True)},
         "pixel_accuracy": round(pixel_accuracy(matrix), 4),
         "confusion_matrix": matrix.tolist(),
     }
@@ -119,33 +148,67 @@ def activity_report(activities: Sequence[SpikeActivity], window_us: int) -> dict
 
 
 def evaluate_model(
-    model: StreamingModel, windows: Sequence[LabelledWindow], *, carry_state: bool = True
+    model: SegmentationModel,
+    windows: Sequence[LabelledWindow],
+    *,
+    sensor: SensorSize = SENSOR,
+    window_us: int = WINDOW_US,
+    carry_state: bool = True,
 ) -> dict[str, Any]:
     """Score a trained network over a drive, the way it is served: one step for each window.
 
     With ``carry_state`` false the membranes start from rest in every window.
     """
-    state = model.initial_state(SENSOR)
+    state = model.initial_state(sensor)
     total = np.zeros((len(model.classes), len(model.classes)), np.int64)
     activities = []
     for window in windows:
-        answer = model.segment(state, window.events, SENSOR)
+        answer = model.segment(state, window.events, sensor)
         if carry_state:
             state = answer.state
         activities.append(answer.activity)
         if window.truth is not None:
             total += confusion(window.truth, answer.mask, len(model.classes))
-    return confusion_report(total) | activity_report(activities, WINDOW_US)
+    return confusion_report(total, model.classes) | activity_report(activities, window_us)
+
+
+def latency_report(model: SegmentationModel, drive: LabelledDrive, windows: int = 60) -> dict[str, float]:
+    """Milliseconds that a window takes in this process, from events to mask: soft figures, of this machine."""
+    state = model.initial_state(drive.sensor)
+    taken = []
+    for window in drive.windows[:windows]:
+        begun = time.perf_counter()
+        state = model.segment(state, window.events, drive.sensor).state
+        taken.append(1e3 * (time.perf_counter() - begun))
+    return {f"p{q}": round(float(np.percentile(taken, q)), 2) for q in (50, 95)}
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="edge-s", help="a network of the zoo")
+    parser.add_argument("--data", default="camvid-events", help="camvid-events, ddd17:RECORDING or dsec:SEQUENCE")
     parser.add_argument("--reset", action="store_true", help="start from rest in every window")
+    parser.add_argument("--out", type=Path, help="write the report here as JSON")
     args = parser.parse_args()
-    report = evaluate_model(zoo.load(args.model), camvid_events(), carry_state=not args.reset)
-    print(json.dumps({"model": args.model, "carry_state": not args.reset, **report}, indent=2))
+    model, drive = zoo.load(args.model), read_drive(args.data)
+    report = {
+        "command": shlex.join(["python", "-m", "models.training.evaluate", *sys.argv[1:]]),
+        "model": args.model,
+        "data": drive.name,
+        "windows": len(drive.windows),
+        "carry_state": not args.reset,
+        **evaluate_model(
+            model, drive.windows, sensor=drive.sensor, window_us=drive.window_us, carry_state=not args.reset
+        ),
+        "latency_ms": latency_report(model, drive),
+        "machine": describe_machine(),
+    }
+    text = json.dumps(report, indent=2)
+    print(text)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

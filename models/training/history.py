@@ -30,7 +30,7 @@ class History:
             Oldest first.
         """
         if self._past is None or self._past.shape[1:] != x.shape[1:]:
-            self._past = torch.zeros(HISTORY - 1, *x.shape[1:])
+            self._past = x.new_zeros(HISTORY - 1, *x.shape[1:])
         if fresh is not None:
             self._past = self._past * (~fresh).float()[None, :, None, None, None]
         whole = torch.cat([self._past, x])

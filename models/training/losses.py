@@ -55,6 +55,36 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
     return 1 - (2 * overlap[present] / total[present]).mean()
 
 
+def lovasz(logits: Tensor, labels: Tensor) -> Tensor:
+    """Lovász-softmax (Berman et al., CVPR 2018): a convex surrogate of one minus the mean IoU of the classes present.
+
+    Over pixels whose set holds one class, all rows together.
+    """
+    inside = members(labels, logits.shape[1])
+    single = inside.sum(-1) == 1
+    p = logits.permute(0, 2, 3, 1)[single].softmax(-1)
+    y = inside[single].to(p.dtype)
+    present = [c for c in range(y.shape[1]) if y[:, c].any()]
+    if not present:
+        return logits.sum() * 0
+    losses = []
+    for c in present:
+        errors, order = (y[:, c] - p[:, c]).abs().sort(descending=True)
+        truth = y[order, c]
+        # The Jaccard loss of the k worst errors, for every k; its differences weigh the errors.
+        intersection = truth.sum() - truth.cumsum(0)
+        union = truth.sum() + (1 - truth).cumsum(0)
+        jaccard = 1 - intersection / union
+        losses.append(errors @ torch.cat([jaccard[:1], jaccard.diff()]))
+    return torch.stack(losses).mean()
+
+
+def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the softmax from the teacher's, mean over the pixels; (N, classes, h, w) each."""
+    divergence = F.kl_div(F.log_softmax(logits, 1), F.log_softmax(teacher, 1), log_target=True, reduction="none")
+    return divergence.sum(1).mean()
+
+
 def firing_rate_penalty(spikes: Iterable[Tensor], target: float) -> Tensor:
     """Mean over the layers of how far each one's firing rate lies above the target, relative to it, squared."""
     rates = torch.stack([s.mean() for s in spikes])

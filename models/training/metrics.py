@@ -26,6 +26,14 @@ def class_iou(matrix: Confusion) -> NDArray[np.float64]:
     return iou
 
 
+def class_accuracy(matrix: Confusion) -> NDArray[np.float64]:
+    """Share of each class's pixels that are right; NaN for a class that is not present."""
+    hit, present = np.diag(matrix).astype(np.float64), matrix.sum(1)
+    accuracy = np.full_like(hit, np.nan)
+    np.divide(hit, present, out=accuracy, where=present > 0)
+    return accuracy
+
+
 def mean_iou(matrix: Confusion) -> float:
     """Mean of ``class_iou`` over the classes that it is defined for."""
     return float(np.nanmean(class_iou(matrix)))

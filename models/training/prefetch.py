@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from queue import Full, Queue
 
 import numpy as np
 
-from models.datasets.stills import Still
-from models.training.sequences import Chunk, SequenceBatches, SequenceConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A part of a run with its own size of the simulated sensor and range of picture sizes.
-
-    Small views first are cheap; large ones at the end show the network what it will be served.
-    """
-
-    share: float
-    height: int
-    width: int
-    scales: tuple[float, float]
+from models.training.config import Phase
+from models.training.sequences import Chunk, Pictures, SequenceBatches, SequenceConfig
 
 
 class ChunkPrefetcher:
@@ -31,22 +18,27 @@ class ChunkPrefetcher:
 
     Parameters
     ----------
-    sources : sequence of (stills, weight)
+    pictures : Pictures
     phases : sequence of Phase
-    batch, count_clip, seed : int
+    sequence : SequenceConfig
+        All but the sizes, which the phases give.
+    batch, count_clip : int
+    seed : tuple of int
         As for ``SequenceBatches``.
     """
 
     def __init__(
         self,
-        sources: Sequence[tuple[Sequence[Still], float]],
+        pictures: Pictures,
         phases: Sequence[Phase],
+        sequence: SequenceConfig,
         batch: int,
         count_clip: int,
-        seed: int,
+        seed: tuple[int, ...],
     ) -> None:
-        self._sources = sources
+        self._pictures = pictures
         self._phases = phases
+        self._sequence = sequence
         self._batch = batch
         self._count_clip = count_clip
         self._seed = seed
@@ -87,9 +79,11 @@ class ChunkPrefetcher:
                 if batches is None or made_for != self._phase:
                     made_for = self._phase
                     phase = self._phases[made_for]
-                    sequence = SequenceConfig(height=phase.height, width=phase.width, scales=phase.scales)
-                    seed = self._seed * 100 + made_for
-                    batches = SequenceBatches(self._sources, sequence, self._batch, self._count_clip, seed)
+                    sequence = replace(
+                        self._sequence, height=phase.height, width=phase.width, scales=phase.scales
+                    )
+                    seed = (*self._seed, made_for)
+                    batches = SequenceBatches(self._pictures, sequence, self._batch, self._count_clip, seed)
                 self._put((made_for, next(batches)))
         except Exception as error:  # noqa: BLE001 - it is raised again where the chunks are used
             self._put(error)

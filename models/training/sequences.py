@@ -2,7 +2,8 @@
 
 Each slot of a batch drives over one picture for some windows, then takes up another; its first chunk is marked, so that
 the trainer resets that row's membranes there. Network and emulator state otherwise carry over from chunk to chunk, as
-they do when the network is served.
+they do when the network is served. People and vehicles cut out of other pictures move about on their own in front of
+the picture, since a street is not a still.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from models.emulator import EmulatorConfig, crossings, initial, log_intensity
 
 REFERENCE_WIDTH = 346
 RARE_CLASSES = (2, 4, 5)
+MOVING_CLASSES = (4, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,11 @@ class SequenceConfig:
     scales : (float, float)
         Range of the picture's size, relative to a width of 346 pixels.
     label_stride : int
-        Labels are given for every ``label_stride``-th pixel.
-    pastes : int
-        Most things of rare classes that are pasted in from other pictures.
+        Sensor pixels to a label, along each side.
+    pastes, movers : int
+        Most things of rare classes that are pasted into the picture, and that move in front of it.
+    rare_views : float
+        Share of the views that are placed around something of a rare class.
     """
 
     height: int = 144
@@ -50,6 +54,8 @@ class SequenceConfig:
     scales: tuple[float, float] = (0.65, 1.4)
     label_stride: int = 2
     pastes: int = 3
+    movers: int = 2
+    rare_views: float = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class Chunk:
 class Thing:
     """An object cut out of a picture: its box of grey values, labels and silhouette, and where it stood."""
 
+    class_id: int
     grey: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     inside: NDArray[np.bool_]
@@ -97,6 +104,7 @@ def cut_things(stills: Sequence[Still], smallest: int = 80) -> list[list[Thing]]
                 box = (slice(y, y + h), slice(x, x + w))
                 things.append(
                     Thing(
+                        c,
                         still.grey[box],
                         still.labels[box],
                         components[box] == k,
@@ -137,6 +145,52 @@ def paste(
     return grey, labels
 
 
+@dataclass(frozen=True, slots=True)
+class Mover:
+    """A thing on its way across the view, in pixels of the view and in windows.
+
+    Attributes
+    ----------
+    thing : Thing
+    centre, velocity : (float, float)
+        Where it is at time 0, and how it goes on.
+    scale, growth : float
+        Pixels of the view to a pixel of the thing at time 0, and the rate at which that grows.
+    """
+
+    thing: Thing
+    centre: tuple[float, float]
+    velocity: tuple[float, float]
+    scale: float
+    growth: float
+
+    def draw(
+        self, canvas: NDArray[np.uint8], picture: NDArray[np.uint8], time: float, stride: int, interpolation: int
+    ) -> None:
+        """Draw ``picture`` (the thing's grey values or labels) at ``time`` onto every ``stride``-th pixel of the view."""
+        shrink = float(np.exp(-self.growth * time)) / self.scale
+        height, width = self.thing.inside.shape
+        first = (stride - 1) / 2
+        (x, y), (vx, vy) = self.centre, self.velocity
+        to_thing = np.array(
+            [
+                [shrink * stride, 0, shrink * (first - x - vx * time) + (width - 1) / 2],
+                [0, shrink * stride, shrink * (first - y - vy * time) + (height - 1) / 2],
+            ]
+        )
+        size, flags = (canvas.shape[1], canvas.shape[0]), cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        inside = cv2.warpAffine(self.thing.inside.astype(np.uint8), to_thing, size, flags=flags) > 0
+        if inside.any():
+            drawn = cv2.warpAffine(
+                picture,
+                to_thing,
+                size,
+                flags=interpolation | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+            canvas[inside] = drawn[inside]
+
+
 @dataclass(slots=True)
 class _Slot:
     """One row of the batch: a drive over one picture, and the sensor's state."""
@@ -144,6 +198,7 @@ class _Slot:
     grey: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     motion: EgoMotion
+    movers: tuple[Mover, ...]
     emulator: EmulatorConfig
     gamma: float
     windows_for_each_frame: int
@@ -157,13 +212,33 @@ class _Slot:
     )
 
 
-class SequenceBatches:
-    """An endless iterator of chunks.
+class Pictures:
+    """Labelled pictures to drive over, and the things of rare classes cut out of them.
 
     Parameters
     ----------
     sources : sequence of (stills, weight)
         Data sets, and how often to draw from each.
+    """
+
+    def __init__(self, sources: Sequence[tuple[Sequence[Still], float]]) -> None:
+        self.sources = [stills for stills, _ in sources]
+        weights = np.array([weight for _, weight in sources])
+        self.weights = weights / weights.sum()
+        self.things = cut_things([still for stills in self.sources for still in stills])
+
+    def draw(self, rng: np.random.Generator) -> Still:
+        """One picture at random."""
+        stills = self.sources[int(rng.choice(len(self.sources), p=self.weights))]
+        return stills[int(rng.integers(0, len(stills)))]
+
+
+class SequenceBatches:
+    """An endless iterator of chunks.
+
+    Parameters
+    ----------
+    pictures : Pictures
     config : SequenceConfig
     batch : int
     count_clip : int
@@ -172,20 +247,21 @@ class SequenceBatches:
 
     def __init__(
         self,
-        sources: Sequence[tuple[Sequence[Still], float]],
+        pictures: Pictures,
         config: SequenceConfig,
         batch: int,
         count_clip: int,
-        seed: int,
+        seed: int | tuple[int, ...],
     ) -> None:
-        self.sources = [stills for stills, _ in sources]
-        weights = np.array([weight for _, weight in sources])
-        self.weights = weights / weights.sum()
+        self.pictures = pictures
         self.config = config
         self.count_clip = count_clip
         self.rng = np.random.default_rng(seed)
-        self.things = cut_things([still for stills in self.sources for still in stills])
         self.view_y, self.view_x = np.mgrid[0 : config.height, 0 : config.width].astype(np.float32)
+        # The middle of each block of label_stride x label_stride pixels.
+        stride = config.label_stride
+        rows, columns = config.height // stride, config.width // stride
+        self.label_y, self.label_x = (np.mgrid[0:rows, 0:columns] * stride + (stride - 1) / 2).astype(np.float32)
         self.slots = [self._new_slot() for _ in range(batch)]
         # Different lengths from the start keep the slots from changing pictures all at once.
         for i, slot in enumerate(self.slots):
@@ -204,9 +280,8 @@ class SequenceBatches:
 
     def _new_slot(self) -> _Slot:
         rng, config = self.rng, self.config
-        stills = self.sources[int(rng.choice(len(self.sources), p=self.weights))]
-        still = stills[int(rng.integers(0, len(stills)))]
-        grey, labels = paste(rng, still.grey, still.labels, self.things, config.pastes)
+        still = self.pictures.draw(rng)
+        grey, labels = paste(rng, still.grey, still.labels, self.pictures.things, config.pastes)
 
         lowest, highest = (np.log(s) for s in config.scales)
         scale = float(np.exp(rng.uniform(lowest, highest))) * REFERENCE_WIDTH / grey.shape[1]
@@ -214,7 +289,7 @@ class SequenceBatches:
         scale = max(scale, 1.02 * config.width / grey.shape[1], 1.02 * config.height / grey.shape[0])
         size = (round(grey.shape[1] * scale), round(grey.shape[0] * scale))
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
+        labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
         if rng.random() < 0.5:
             grey, labels = np.ascontiguousarray(grey[:, ::-1]), np.ascontiguousarray(labels[:, ::-1])
 
@@ -231,17 +306,44 @@ class SequenceBatches:
             grey,
             labels,
             EgoMotion.random(rng, grey.shape, origin, chunks * config.chunk),
+            self._movers(grey.shape, origin),
             emulator,
             gamma=float(np.exp(rng.normal(0, 0.2))),
             windows_for_each_frame=int(rng.integers(1, 3)),
             chunks_left=chunks,
         )
 
+    def _movers(self, picture: tuple[int, ...], origin: tuple[float, float]) -> tuple[Mover, ...]:
+        """Up to ``movers`` people and vehicles in front of a picture of size (height, width)."""
+        rng, config = self.rng, self.config
+        movers = []
+        for _ in range(rng.integers(0, config.movers + 1)):
+            of_class = self.pictures.things[RARE_CLASSES.index(int(rng.choice(MOVING_CLASSES)))]
+            if not of_class:
+                continue
+            thing = of_class[int(rng.integers(0, len(of_class)))]
+            scale = picture[1] / thing.width_of_picture * float(rng.uniform(0.7, 1.3))
+            ground = thing.bottom * picture[0] - origin[1]
+            if not 0.3 * config.height < ground < 1.2 * config.height:
+                ground = config.height * float(rng.uniform(0.5, 1.1))
+            # One in three keeps its place before the camera, as a vehicle ahead does.
+            speed = 0.0 if rng.random() < 1 / 3 else picture[1] / REFERENCE_WIDTH
+            movers.append(
+                Mover(
+                    thing,
+                    (config.width * float(rng.uniform(0, 1)), ground - scale * thing.inside.shape[0] / 2),
+                    (float(rng.normal(0, 1.5)) * speed, float(rng.normal(0, 0.2)) * speed),
+                    scale,
+                    float(rng.normal(0, 0.015)) * min(speed, 1.0),
+                )
+            )
+        return tuple(movers)
+
     def _look_at(self, labels: NDArray[np.uint8]) -> tuple[float, float]:
         """Top left corner of the view: anywhere, or around a pixel of a rare class."""
         rng, config = self.rng, self.config
         room_y, room_x = labels.shape[0] - config.height, labels.shape[1] - config.width
-        if rng.random() < 0.4:
+        if rng.random() < config.rare_views:
             c = int(rng.choice(RARE_CLASSES))
             ys, xs = np.nonzero(labels[::4, ::4] == 1 << c)
             if len(ys):
@@ -254,16 +356,19 @@ class SequenceBatches:
     def _render(self, slot: _Slot, time: float) -> NDArray[np.float32]:
         map_x, map_y = slot.motion.maps(time, self.view_x, self.view_y)
         view = cv2.remap(slot.grey, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        for mover in slot.movers:
+            mover.draw(view, mover.thing.grey, time, 1, cv2.INTER_LINEAR)
         return log_intensity((view.astype(np.float32) / 255) ** np.float32(slot.gamma), slot.emulator.dark_level)
 
     def _label(self, slot: _Slot, time: float) -> NDArray[np.uint8]:
-        s = self.config.label_stride
-        thinned = (slice(s // 2, None, s), slice(s // 2, None, s))
-        map_x, map_y = slot.motion.maps(time, self.view_x[thinned], self.view_y[thinned])
+        map_x, map_y = slot.motion.maps(time, self.label_x, self.label_y)
         # What lies beyond the picture's border is a reflection for the sensor, and unlabelled.
-        return np.asarray(
-            cv2.remap(slot.labels, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        labels = cv2.remap(
+            slot.labels, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
         )
+        for mover in slot.movers:
+            mover.draw(labels, mover.thing.labels, time, self.config.label_stride, cv2.INTER_NEAREST)
+        return np.asarray(labels)
 
     def _advance(self, slot: _Slot) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         config = self.config
@@ -273,9 +378,7 @@ class SequenceBatches:
             sensor = initial(np.exp(slot.level), slot.emulator, seed=int(self.rng.integers(1 << 31)))
             slot.reference, slot.thresholds = slot.level, (sensor.theta_on, sensor.theta_off)
         counts = np.empty((config.chunk, 2, config.height, config.width), np.float32)
-        labels = np.empty(
-            (config.chunk, config.height // config.label_stride, config.width // config.label_stride), np.uint8
-        )
+        labels = np.empty((config.chunk, *self.label_x.shape), np.uint8)
         noise = 0.5 * slot.emulator.noise_rate_hz / 30
         for k in range(config.chunk):
             step = slot.windows_for_each_frame

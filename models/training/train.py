@@ -1,109 +1,42 @@
-"""Train a streaming network, or its ANN twin, on pictures turned into events.
+"""Train a network, or its ANN twin.
 
-    python -m models.training.train --model edge-s --minutes 60 --out runs/edge-s
-    python -m models.training.train --model edge-s --twin --minutes 60 --out runs/edge-s-ann
+    python -m models.training.train --recipe edge-s --out runs/edge-s
+    python -m models.training.train --recipe edge-s --twin --out runs/edge-s-ann
+    python -m models.training.train --recipe edge-s --out runs/edge-s --resume
+    torchrun --nproc-per-node 4 -m models.training.train --recipe edge-l --out runs/edge-l
 
-Truncated backpropagation through time over chunks of windows: membranes carry over from chunk to chunk, cut from the
-graph, as they carry over from window to window when the network is served. The ANN twin has the same convolutions with
-ReLU, sees the last windows at once, and is trained on the same chunks with the same settings.
+A recipe is a TOML file, or the name of one of ``models/training/recipes``. The run's folder gets ``curves.csv``, a line
+for each score on held-out pictures; ``last.pt``, to resume from; and when it is finished ``weights.pt``, the running mean
+of the weights that scored best, and ``run.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import csv
 import json
 import math
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
-from spikingjelly.activation_based import functional
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from models.architectures.edge import EdgeConfig, EdgeDeepLab
-from models.datasets import camvid, idd_lite
-from models.datasets.stills import Still
-from models.machine import describe_machine
-from models.training.evaluate import LabelledWindow, camvid_events, confusion_report, score_logits, window_tensor
-from models.training.history import HISTORY, History
-from models.training.losses import dice, firing_rate_penalty, set_cross_entropy
-from models.training.metrics import Confusion
-from models.training.prefetch import ChunkPrefetcher, Phase
-from models.training.sequences import Chunk
+from models.machine import describe_machine, keep_freed_memory
+from models.training import checkpoint
+from models.training.config import RECIPES, TrainConfig, make_config, read_recipe
+from models.training.distributed import Place, average_gradients, joined, leaders_word, same_start
+from models.training.grow import grow
+from models.training.task import Score, Task
+from models.training.tasks import MODELS, make_task
 
-CONFIGS = {"edge-s": EdgeConfig()}
-REPORTS = 10
-# Rough shares of the classes among the labelled pixels, after CamVid train: IDD-Lite has no label for object or nature
-# alone.
-CLASS_SHARES = (0.36, 0.40, 0.025, 0.10, 0.012, 0.06)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """Settings of a training run.
-
-    Attributes
-    ----------
-    minutes : float
-        Time budget; the learning rate falls to zero over it.
-    updates : int
-        Budget in updates, in place of one in time if above 0.
-    batch : int
-        Sequences side by side.
-    learning_rate, weight_decay : float
-        Of AdamW; leaks, norms and biases do not decay.
-    warm_up : int
-        Updates over which the learning rate rises.
-    rate_target, rate_weight : float
-        Firing rate that no layer should exceed, and the weight of the penalty.
-    dice_weight : float
-    weight_cap : float
-        Largest class weight; the commonest class has 1.
-    ema : float
-        Decay of the running mean of the weights, which is what is kept.
-    unjudged : int
-        Windows after a reset that the loss leaves out: they have seen too little.
-    phases : tuple of Phase
-    camvid_share : float
-        Share of the sequences that are made from CamVid; the rest is from IDD-Lite.
-    seed : int
-    """
-
-    minutes: float = 60.0
-    updates: int = 0
-    batch: int = 8
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-2
-    warm_up: int = 50
-    rate_target: float = 0.08
-    rate_weight: float = 0.2
-    dice_weight: float = 0.5
-    weight_cap: float = 6.0
-    ema: float = 0.995
-    unjudged: int = 2
-    phases: tuple[Phase, ...] = (Phase(0.6, 144, 192, (0.5, 1.0)), Phase(0.4, 192, 256, (0.7, 1.2)))
-    camvid_share: float = 0.65
-    seed: int = 0
-
-
-def class_weights(shares: tuple[float, ...], cap: float) -> Tensor:
-    """Weights that grow with the square root of a class's rarity; the commonest has 1."""
-    rarity = torch.tensor([max(shares) / share for share in shares])
-    return rarity.sqrt().clamp_max(cap)
-
-
-def start_rows_from_rest(network: nn.Module, fresh: Tensor) -> None:
-    """Cut all membranes from the graph, and put those of the ``fresh`` rows (B,) to rest."""
-    keep = (~fresh).float()[:, None, None, None]
-    for module in network.modules():
-        v = getattr(module, "v", None)
-        if isinstance(v, Tensor):
-            module.v = v.detach() * keep
+CURVES = "curves.csv"
 
 
 @torch.no_grad()
@@ -116,170 +49,285 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
             a.copy_(b)
 
 
-@torch.no_grad()
-def evaluate_stream(
-    network: EdgeDeepLab, windows: list[LabelledWindow], chunk: int = 10
-) -> tuple[Confusion, dict[str, float]]:
-    """Confusion matrix over a drive with carried state, and each layer's firing rate.
-
-    The network's own membranes are put to rest.
-    """
-    was_training = network.training
-    network.eval()
-    functional.reset_net(network)
-    x = window_tensor(windows, network.config)[:, None]
-    history = History()
-    rates: dict[str, float] = defaultdict(float)
-    logits: list[Tensor] = []
-    for k in range(0, len(x), chunk):
-        part = x[k : k + chunk]
-        out, spikes = network.forward_with_spikes(part if network.config.spiking else history.stack(part))
-        logits.extend(out[:, 0])
-        for name, s in spikes.items():
-            rates[name] += float(s.mean()) * len(part) / len(x)
-    functional.reset_net(network)
-    network.train(was_training)
-    return score_logits(windows, logits, network.config.classes), dict(rates)
+def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser of a config; leaks, norms and biases do not decay."""
+    parameters = dict(network.named_parameters())
+    free = [p for name, p in parameters.items() if name.endswith(".w") or p.ndim == 1]
+    decaying = [p for name, p in parameters.items() if not (name.endswith(".w") or p.ndim == 1)]
+    groups: list[dict[str, Any]] = [{"params": decaying}, {"params": free, "weight_decay": 0.0}]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 class Trainer:
-    """A network, its optimiser and its running mean: one call of :meth:`update` for each chunk."""
+    """A network, its optimiser and its running mean: one call of :meth:`update` for each batch."""
 
-    def __init__(self, architecture: EdgeConfig, config: TrainConfig) -> None:
+    def __init__(self, task: Task, config: TrainConfig, place: Place) -> None:
+        self.task = task
         self.config = config
-        self.network = EdgeDeepLab(architecture)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.place = place
+        self.network = task.make_network().to(place.device)
+        if config.grow_from:
+            small, _ = checkpoint.load_run(Path(config.grow_from))
+            grow(small, self.network)  # type: ignore[arg-type]
+        same_start(self.network, place)
         self.average = copy.deepcopy(self.network)
+        self.optimizer = make_optimizer(self.network, config)
         self.updates = 0
-        self._weights = class_weights(CLASS_SHARES, config.weight_cap)
-        self._history = History()
-        parameters = dict(self.network.named_parameters())
-        free = [p for name, p in parameters.items() if name.endswith(".w") or p.ndim == 1]
-        decaying = [p for name, p in parameters.items() if not (name.endswith(".w") or p.ndim == 1)]
-        groups: list[dict[str, Any]] = [{"params": decaying}, {"params": free, "weight_decay": 0.0}]
-        self._optimizer = torch.optim.AdamW(
-            groups,
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-        )
+        if config.compile:
+            self.network.forward_with_spikes = torch.compile(self.network.forward_with_spikes)
 
     def rest(self) -> None:
-        """Forget every sequence: the next chunk begins new ones."""
-        functional.reset_net(self.network)
-        self._history = History()
+        """Forget what the network has seen: the next batch begins anew."""
+        self.task.rest(self.network)
 
-    def update(self, chunk: Chunk, progress: float) -> dict[str, float]:
-        """Learn from one chunk at ``progress`` in [0, 1); gives the parts of the loss."""
+    def update(self, batch: Any, progress: float) -> dict[str, Tensor]:
+        """Learn from one batch at ``progress`` in [0, 1); gives the parts of the loss."""
         config = self.config
-        warm = min(1.0, self.updates / config.warm_up)
-        for group in self._optimizer.param_groups:
+        warm = min(1.0, self.updates / config.warm_up) if config.warm_up else 1.0
+        for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
-
-        x, fresh = torch.from_numpy(chunk.counts), torch.from_numpy(chunk.fresh)
-        judged = torch.ones(x.shape[:2], dtype=torch.bool)
-        judged[: config.unjudged, fresh] = False
-        labels = torch.from_numpy(chunk.labels) * judged[:, :, None, None]
-
-        start_rows_from_rest(self.network, fresh)
-        spiking = self.network.config.spiking
-        logits, spikes = self.network.forward_with_spikes(x if spiking else self._history.stack(x, fresh))
-        finer = nn.functional.interpolate(logits.flatten(0, 1), scale_factor=2.0, mode="bilinear")
-        parts = {
-            "cross_entropy": set_cross_entropy(finer, labels.flatten(0, 1), self._weights),
-            "dice": dice(finer, labels.flatten(0, 1)),
-        }
-        loss = parts["cross_entropy"] + config.dice_weight * parts["dice"]
-        if spiking:
-            parts["rate"] = firing_rate_penalty(spikes.values(), config.rate_target)
-            loss = loss + config.rate_weight * min(1.0, 4 * progress) * parts["rate"]
-        self._optimizer.zero_grad(set_to_none=True)
+        reduced = config.precision == "bfloat16"
+        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=reduced):
+            parts = self.task.loss(self.network, batch, progress)
+            loss = torch.stack([part.weight * part.value for part in parts]).sum()
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self._optimizer.step()
+        average_gradients(self.network, self.place)
+        nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
+        self.optimizer.step()
         # A young mean forgets faster, so that the random start does not linger in it.
-        update_average(self.average, self.network, min(config.ema, (1 + self.updates) / (10 + self.updates)))
+        start = 1000 if config.grow_from else 1
+        decay = min(config.ema, (start + self.updates) / (start + 9 + self.updates))
+        update_average(self.average, self.network, decay)
         self.updates += 1
-        return {name: float(value.detach()) for name, value in parts.items()}
+        return {part.name: part.value.detach() for part in parts}
+
+    def state(self) -> dict[str, Any]:
+        """What resuming needs."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up where ``state`` was taken."""
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
 
 
-def train(model: str, twin: bool, config: TrainConfig, out: Path, root: Path | None = None) -> None:
-    """Train a network and write ``weights.pt``, ``log.jsonl`` and ``run.json`` to the folder ``out``.
+class Reports:
+    """Scores of a run: when they are due, the best of them, and the curves."""
+
+    def __init__(self, trainer: Trainer, out: Path) -> None:
+        self.best: Score | None = None
+        self.since_best = 0
+        self.made = 0
+        self._trainer = trainer
+        self._out = out
+        self._sums: dict[str, Tensor | float] = defaultdict(float)
+        self._batches = 0
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Take note of one batch's loss."""
+        for name, value in losses.items():
+            self._sums[name] = self._sums[name] + value
+        self._batches += 1
+
+    def due(self, progress: float) -> bool:
+        """Whether the next score is due."""
+        return self._number(progress) > self.made
+
+    def _number(self, progress: float) -> int:
+        return math.floor(min(progress, 1.0) * self._trainer.config.reports)
+
+    def skip(self, progress: float) -> None:
+        """Leave a score to the leading process."""
+        self.made = self._number(progress)
+
+    def make(self, progress: float, minutes: float) -> str:
+        """Score the running mean of the weights, keep it if it is the best, and write a line of the curves."""
+        self.made = self._number(progress)
+        average = self._trainer.average
+        score = self._trainer.task.score(average)
+        if self.best is None or score.miou > self.best.miou:
+            self.best, self.since_best = score, 0
+            torch.save(average.state_dict(), self._out / checkpoint.WEIGHTS)
+        else:
+            self.since_best += 1
+        line: dict[str, Any] = {"update": self._trainer.updates, "minutes": round(minutes, 2), "miou": score.miou}
+        losses = {name: float(total) / max(self._batches, 1) for name, total in self._sums.items()}
+        line |= {f"loss_{name}": round(value, 4) for name, value in losses.items()}
+        line |= {f"iou_{name}": value for name, value in score.report.get("class_iou", {}).items()}
+        self._sums.clear()
+        self._batches = 0
+        self._write(line)
+        return "  ".join(f"{key} {value}" for key, value in line.items())
+
+    def _write(self, line: dict[str, Any]) -> None:
+        path = self._out / CURVES
+        lines = list(csv.DictReader(path.open())) if path.exists() else []
+        columns = list(dict.fromkeys([key for old in lines for key in old] + list(line)))
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows([*lines, line])
+
+    def state(self) -> dict[str, Any]:
+        """What resuming needs."""
+        best = None if self.best is None else json.dumps({"miou": self.best.miou, "report": self.best.report})
+        return {"best": best, "since_best": self.since_best, "made": self.made}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up where ``state`` was taken."""
+        best = None if state["best"] is None else json.loads(state["best"])
+        self.best = None if best is None else Score(best["miou"], best["report"])
+        self.since_best, self.made = state["since_best"], state["made"]
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    root: Path | None = None,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    progress_bar: bool = False,
+) -> Score:
+    """Train a network into the folder ``out``, and give its best score on held-out data.
 
     Raises
     ------
+    TrainingError
+        If a setting cannot be used, or there is nothing to resume.
     DatasetNotFoundError
-        If CamVid or IDD-Lite are not under the data root.
+        If the data is not under the data root.
     """
-    torch.manual_seed(config.seed)
     cv2.setNumThreads(1)
-    sources: list[tuple[list[Still], float]] = [
-        (camvid.load("train", root), config.camvid_share),
-        (idd_lite.load(root), 1 - config.camvid_share),
-    ]
-    windows = camvid_events(root)
-    architecture = CONFIGS[model]
-    if twin:
-        architecture = replace(architecture, spiking=False, input_channels=2 * HISTORY)
-    trainer = Trainer(architecture, config)
+    keep_freed_memory()
+    torch.manual_seed(config.seed)
     out.mkdir(parents=True, exist_ok=True)
-    sums: dict[str, float] = defaultdict(float)
-    since_report = 0
-    reports = 0
+    with joined(device) as place:
+        task = make_task(config, root, place.device, place.rank)
+        trainer = Trainer(task, config, place)
+        if config.teacher:
+            task.teach_with(checkpoint.load_run(Path(config.teacher))[0])  # type: ignore[attr-defined]
+        reports = Reports(trainer, out)
+        before = 0.0
+        if resume:
+            last = checkpoint.load_last(out, config)
+            trainer.restore(last["trainer"])
+            reports.restore(last["reports"])
+            before = last["minutes"]
+        elif place.leads:
+            (out / CURVES).unlink(missing_ok=True)
+        minutes = _run(trainer, reports, out, before, progress_bar)
+        best = reports.best
+        if place.leads:
+            assert best is not None
+            trainer.average.load_state_dict(torch.load(out / checkpoint.WEIGHTS, weights_only=True))
+            task.finish(trainer.average, best)
+            torch.save(trainer.average.state_dict(), out / checkpoint.WEIGHTS)
+            run = {
+                "config": asdict(config),
+                "updates_done": trainer.updates,
+                "minutes_taken": round(minutes, 1),
+                "processes": place.world,
+                "data": task.describe(),
+                "held_out": best.report,
+                "machine": describe_machine(),
+            }
+            (out / checkpoint.RUN).write_text(json.dumps(run, indent=1) + "\n")
+        return best if best is not None else Score(math.nan, {})
+
+
+def _run(trainer: Trainer, reports: Reports, out: Path, before: float, progress_bar: bool) -> float:
+    """Train until the budget is spent or nothing improves; minutes taken in all, those ``before`` included."""
+    config, place = trainer.config, trainer.place
     started = time.monotonic()
     with (
-        (out / "log.jsonl").open("w") as log,
-        ChunkPrefetcher(sources, config.phases, config.batch, architecture.count_clip, config.seed) as chunks,
+        trainer.task.batches(trainer.updates) as batches,
+        tqdm(total=100, unit="%", disable=not (progress_bar and place.leads), bar_format=BAR) as bar,
     ):
-        for chunk in chunks:
-            minutes = (time.monotonic() - started) / 60
-            progress = trainer.updates / config.updates if config.updates else minutes / config.minutes
-            if progress * REPORTS >= reports:
-                reports += 1
-                losses = {name: round(total / max(since_report, 1), 4) for name, total in sums.items()}
-                sums.clear()
-                since_report = 0
-                matrix, rates = evaluate_stream(trainer.average, windows)
-                line = {"update": trainer.updates, "minutes": round(minutes, 1), "losses": losses}
-                line |= confusion_report(matrix) | {"layer_firing_rate": {k: round(r, 4) for k, r in rates.items()}}
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                print(_summary(line), flush=True)
-                torch.save(trainer.average.state_dict(), out / "weights.pt")
-            if progress >= 1:
+        for batch in batches:
+            minutes = before + (time.monotonic() - started) / 60
+            done = trainer.updates / config.updates if config.updates else minutes / config.minutes
+            progress = leaders_word(done, place)
+            if reports.due(progress):
+                if place.leads:
+                    bar.write(reports.make(progress, minutes))
+                    values = {"trainer": trainer.state(), "reports": reports.state(), "minutes": minutes}
+                    checkpoint.save_last(out, values | {"config": json.dumps(asdict(config))})
+                else:
+                    reports.skip(progress)
+            stale = leaders_word(float(0 < config.patience <= reports.since_best), place)
+            if progress >= 1 or stale:
                 break
-            if chunks.advance(progress):
+            if batches.advance(progress):
                 trainer.rest()
                 continue
-            for name, value in trainer.update(chunk, progress).items():
-                sums[name] += value
-            since_report += 1
-    run = {"model": model, "twin": twin, "architecture": asdict(architecture), **asdict(config)}
-    (out / "run.json").write_text(
-        json.dumps(run | {"updates_done": trainer.updates, "machine": describe_machine()}, indent=1)
-    )
+            reports.add(trainer.update(batch, progress))
+            bar.set_postfix_str(f"update {trainer.updates}")
+            bar.update(100 * progress - bar.n)
+    return minutes
 
 
-def _summary(line: dict[str, Any]) -> str:
-    classes = " ".join(f"{name} {iou:.3f}" for name, iou in line["class_iou"].items())
-    return (
-        f"update {line['update']:5d}  {line['minutes']:5.1f} min  mIoU {line['miou']:.4f}  {classes}  {line['losses']}"
-    )
+BAR = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
+
+
+def parse(arguments: list[str] | None = None) -> tuple[TrainConfig, argparse.Namespace]:
+    """The settings that a command line asks for: the recipe's, overridden."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", help="a TOML file, or the name of a shipped recipe")
+    parser.add_argument("--model", choices=MODELS)
+    parser.add_argument("--twin", action="store_const", const=True, help="train the ANN twin")
+    parser.add_argument("--minutes", type=float, help="time budget")
+    parser.add_argument("--updates", type=int, help="budget in updates, in place of minutes")
+    parser.add_argument("--batch", type=int, help="sequences or pictures side by side, for each process")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"))
+    parser.add_argument("--compile", action="store_const", const=True, help="use torch.compile")
+    parser.add_argument("--teacher", help="folder of a finished run to distil from")
+    parser.add_argument("--grow-from", help="folder of a finished run of a smaller network to start from")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: one for each core")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    args = parser.parse_args(arguments)
+    values: dict[str, Any] = {}
+    if args.recipe:
+        named = RECIPES / f"{args.recipe}.toml"
+        values = read_recipe(named if named.exists() else Path(args.recipe))
+    given = {key: getattr(args, key) for key in _OVERRIDES if getattr(args, key) is not None}
+    return make_config(values | given), args
+
+
+_OVERRIDES = (
+    "model",
+    "twin",
+    "minutes",
+    "updates",
+    "batch",
+    "seed",
+    "precision",
+    "compile",
+    "teacher",
+    "grow_from",
+)
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=sorted(CONFIGS), default="edge-s")
-    parser.add_argument("--twin", action="store_true", help="train the ANN twin")
-    parser.add_argument("--minutes", type=float, default=60.0, help="time budget")
-    parser.add_argument("--updates", type=int, default=0, help="budget in updates, in place of minutes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: one for each core")
-    parser.add_argument("--out", type=Path, required=True, help="folder for weights, log and settings")
-    args = parser.parse_args()
+    config, args = parse()
     if args.threads:
         torch.set_num_threads(args.threads)
-    train(args.model, args.twin, TrainConfig(minutes=args.minutes, updates=args.updates, seed=args.seed), args.out)
+    score = train(config, args.out, resume=args.resume, device=args.device, progress_bar=True)
+    print(json.dumps(score.report, indent=1))
 
 
 if __name__ == "__main__":

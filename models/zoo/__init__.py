@@ -1,32 +1,87 @@
-"""Trained networks: for each, ``NAME.safetensors`` (folded weights) and ``NAME.json`` (its card)."""
+"""Trained networks: for each, a card ``NAME.json`` and its weights; the card's ``format`` says how they are kept.
+
+``spiking-deeplab-edge-1``, of the streaming networks: ``NAME.safetensors`` with folded weights.
+``paper-network-1``, of the paper's: ``NAME-00001-of-0000N.safetensors``, packed as :mod:`models.zoo.packing` does; the
+card's ``files`` has the SHA-256 of each. A card's ``input`` is ``events`` (also where it says nothing) or ``frames``.
+"""
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from models.classes import DDD17_CLASSES
+from models.classes import DDD17_CLASSES, SegmentationClass
 from models.errors import UnknownModelError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from models.architectures.edge import EdgeConfig
+    from models.architectures.paper import PaperConfig
+    from models.coding import InputCoding, Source
+    from models.runtime.protocol import FrameModel, ProtocolModel
     from models.runtime.streaming import StreamingModel
+
+    ZooModel = StreamingModel | ProtocolModel | FrameModel
+
+M = TypeVar("M", bound="ZooModel")
 
 ZOO = Path(__file__).parent
 FORMAT = "spiking-deeplab-edge-1"
+PAPER_FORMAT = "paper-network-1"
 
 
-def names(folder: Path = ZOO) -> tuple[str, ...]:
-    """Names of the trained networks in a folder, in alphabetical order."""
-    return tuple(sorted(path.stem for path in folder.glob("*.json")))
+def names(folder: Path = ZOO, *, input: Source | None = None) -> tuple[str, ...]:
+    """Names of the trained networks in a folder, in alphabetical order.
+
+    Parameters
+    ----------
+    folder : Path
+    input : "events" or "frames", optional
+        Only those that take this. A network whose card cannot be read counts as one of events.
+    """
+    known = sorted(path.stem for path in folder.glob("*.json"))
+    return tuple(name for name in known if input is None or _input_of(folder / f"{name}.json") == input)
 
 
-def load(name: str, folder: Path = ZOO) -> StreamingModel:
-    """Load a trained network.
+@overload
+def load(name: str, folder: Path = ZOO) -> StreamingModel: ...
+@overload
+def load(name: str, folder: Path = ZOO, *, expect: type[M]) -> M: ...
+def load(name: str, folder: Path = ZOO, *, expect: type[Any] | None = None) -> Any:
+    """Load a trained network of a kind that is known beforehand.
+
+    Parameters
+    ----------
+    name : str
+    folder : Path
+    expect : StreamingModel, ProtocolModel or FrameModel
+        A streaming one if not given.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is none of that name.
+    WeightsError
+        If its weights or card are missing, damaged, or do not fit together, or if it is of another kind.
+    """
+    from models.runtime.streaming import StreamingModel
+
+    expect = StreamingModel if expect is None else expect
+    model = load_any(name, folder)
+    if not isinstance(model, expect):
+        kind = type(model).__name__
+        raise WeightsError(f"model {name!r} is a {kind}, not a {expect.__name__}: load it with expect={kind}")
+    return model
+
+
+def load_any(name: str, folder: Path = ZOO) -> ZooModel:
+    """Load a trained network of whichever kind its card says.
 
     Raises
     ------
@@ -36,34 +91,138 @@ def load(name: str, folder: Path = ZOO) -> StreamingModel:
         If its weights or card are missing, damaged, or do not fit together.
     """
     from safetensors import SafetensorError
+
+    known = names(folder)
+    if name not in known:
+        raise UnknownModelError(f"no model {name!r}; there are: {', '.join(known) or 'none'}")
+    readers = {FORMAT: _load_edge, PAPER_FORMAT: _load_paper}
+    try:
+        card: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+        if card["format"] not in readers:
+            reads = ", ".join(map(repr, readers))
+            raise WeightsError(f"model {name!r} has format {card['format']!r}, this version reads {reads}")
+        return readers[card["format"]](name, card, folder)
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def save(name: str, config: EdgeConfig, weights: dict[str, Tensor], card: dict[str, Any], folder: Path = ZOO) -> None:
+    """Write a streaming network's folded weights and card; ``card`` is completed with the format and the config."""
+    from safetensors.torch import save_file
+
+    save_file({key: value.contiguous() for key, value in weights.items()}, folder / f"{name}.safetensors")
+    _write_card({"name": name, "format": FORMAT, "config": asdict(config), **card}, folder)
+
+
+def save_paper(
+    name: str,
+    config: PaperConfig,
+    coding: InputCoding,
+    weights: Mapping[str, Tensor],
+    classes: Sequence[SegmentationClass],
+    card: Mapping[str, Any],
+    folder: Path = ZOO,
+) -> None:
+    """Write a paper network's packed weights and card.
+
+    Parameters
+    ----------
+    name : str
+    config : PaperConfig
+    coding : InputCoding
+        How it is shown its input.
+    weights : mapping of Tensor
+        As ``models.architectures.paper.fold_bntt`` gives them.
+    classes : sequence of SegmentationClass
+    card : mapping
+        What else the card says; ``window_us`` must be there if the network takes events.
+    folder : Path
+    """
+    from safetensors.torch import save
+
+    from models.zoo.packing import pack, split
+
+    for stale in folder.glob(f"{glob.escape(name)}-?????-of-?????.safetensors"):
+        stale.unlink()
+    shards = [save(shard) for shard in split(pack(config, weights))]
+    files = {_shard_name(name, k, len(shards)): data for k, data in enumerate(shards, 1)}
+    for file, data in files.items():
+        (folder / file).write_bytes(data)
+    whole = {
+        "name": name,
+        "format": PAPER_FORMAT,
+        "input": coding.source,
+        "config": asdict(config),
+        "coding": asdict(coding),
+        "classes": [asdict(c) for c in classes],
+        "files": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
+        **card,
+    }
+    _write_card(whole, folder)
+
+
+def _load_edge(name: str, card: dict[str, Any], folder: Path) -> StreamingModel:
     from safetensors.torch import load_file
 
     from models.architectures.edge import EdgeConfig
     from models.runtime.edge import EdgeRuntime
     from models.runtime.streaming import StreamingModel
 
-    known = names(folder)
-    if name not in known:
-        raise UnknownModelError(f"no model {name!r}; there are: {', '.join(known) or 'none'}")
+    config = EdgeConfig(**_known_fields(EdgeConfig, card["config"]))
+    weights = load_file(folder / f"{name}.safetensors")
+    return StreamingModel(name, EdgeRuntime(config, weights), DDD17_CLASSES, int(card["window_us"]), card)
+
+
+def _load_paper(name: str, card: dict[str, Any], folder: Path) -> ProtocolModel | FrameModel:
+    from models.architectures.paper import PaperConfig
+    from models.coding import InputCoding
+    from models.runtime.paper import PaperRuntime
+    from models.runtime.protocol import FrameModel, ProtocolModel
+    from models.zoo.packing import join, unpack
+
+    config = PaperConfig(**_known_fields(PaperConfig, card["config"]))
+    coding = InputCoding(**_known_fields(InputCoding, card["coding"]))
+    classes = tuple(SegmentationClass(int(c["id"]), str(c["name"]), tuple(c["color"])) for c in card["classes"])
+    count = len(card["files"])
+    shards = [
+        _read_shard(folder / file, card["files"][file])
+        for file in (_shard_name(name, k, count) for k in range(1, count + 1))
+    ]
+    runtime = PaperRuntime(config, unpack(config, join(shards)))
+    if coding.source == "frames":
+        return FrameModel(name, runtime, coding, classes, card)
+    return ProtocolModel(name, runtime, coding, classes, int(card["window_us"]), card)
+
+
+def _read_shard(path: Path, sha256: str) -> dict[str, Tensor]:
+    from safetensors.torch import load
+
+    if not path.is_file():
+        raise WeightsError(f"{path.name} is missing: the weights are not complete")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise WeightsError(f"{path.name} is damaged, or of another version than its card")
+    return load(data)
+
+
+def _shard_name(name: str, number: int, count: int) -> str:
+    return f"{name}-{number:05}-of-{count:05}.safetensors"
+
+
+def _write_card(card: dict[str, Any], folder: Path) -> None:
+    (folder / f"{card['name']}.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+
+
+def _input_of(card: Path) -> str:
     try:
-        card: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
-        if card["format"] != FORMAT:
-            raise WeightsError(f"model {name!r} has format {card['format']!r}, this version reads {FORMAT!r}")
-        stored = card["config"]
-        config = EdgeConfig(**{f.name: _tuple(stored[f.name]) for f in fields(EdgeConfig)})
-        weights = load_file(folder / f"{name}.safetensors")
-        return StreamingModel(name, EdgeRuntime(config, weights), DDD17_CLASSES, int(card["window_us"]), card)
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise WeightsError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+        return str(json.loads(card.read_text()).get("input", "events"))
+    except (OSError, ValueError, AttributeError):
+        return "events"
 
 
-def save(name: str, config: EdgeConfig, weights: dict[str, Tensor], card: dict[str, Any], folder: Path = ZOO) -> None:
-    """Write a network's folded weights and card; ``card`` is completed with the format and the config."""
-    from safetensors.torch import save_file
-
-    save_file({key: value.contiguous() for key, value in weights.items()}, folder / f"{name}.safetensors")
-    whole = {"name": name, "format": FORMAT, "config": asdict(config), **card}
-    (folder / f"{name}.json").write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+def _known_fields(cls: type[Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says of a config's fields; a field that the card is too old to know keeps its default."""
+    return {f.name: _tuple(stored[f.name]) for f in fields(cls) if f.name in stored}
 
 
 def _tuple(value: Any) -> Any:

@@ -16,7 +16,7 @@ router = APIRouter(tags=["models"], responses=PROBLEM_RESPONSES)
 
 @router.get("/v1/models")
 async def list_models(services: AppServices) -> dict[str, Any]:
-    """Models with classes, input grid, default window in microseconds, and card."""
+    """Models with classes, how they run, input grid, default window in microseconds, and card."""
     listed = []
     for name in await services.library.names():
         try:
@@ -30,7 +30,9 @@ async def list_models(services: AppServices) -> dict[str, Any]:
                 "default": model.name == services.settings.default_model,
                 "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in model.classes],
                 "unlabelled": UNLABELLED,
-                "grid": {"longest_side": model.runtime.config.grid},
+                "mode": model.mode,
+                "steps": model.steps,
+                "grid": {"longest_side": model.longest_side},
                 "window": {"us": model.window_us},
                 "card": model.card,
             }

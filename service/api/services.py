@@ -43,7 +43,12 @@ class Services:
         metrics = ServiceMetrics()
         metrics.watch_sessions(lambda: registry.active, lambda: registry.state_bytes)
         return cls(
-            settings, metrics, engine, ModelLibrary(engine), registry, DemoRecording(settings.demo_recording, engine)
+            settings,
+            metrics,
+            engine,
+            ModelLibrary(engine, settings.zoo),
+            registry,
+            DemoRecording(settings.demo_recording, engine),
         )
 
 

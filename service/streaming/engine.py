@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from models.events import EventBatch, SensorSize
 
 if TYPE_CHECKING:
+    from models.runtime.model import SegmentationModel, WindowSegmentation
     from models.runtime.state import State
-    from models.runtime.streaming import StreamingModel, WindowSegmentation
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Engine:
         self._slow = ThreadPoolExecutor(1, "slow")
 
     async def segment(
-        self, model: StreamingModel, state: State, events: EventBatch, sensor: SensorSize
+        self, model: SegmentationModel, state: State, events: EventBatch, sensor: SensorSize
     ) -> TimedSegmentation:
         """Advance a network by one window; ``state`` is left as it is.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models import errors as model_errors
@@ -14,30 +15,38 @@ from service.errors import ModelUnavailableError, UnknownModelError
 from service.streaming.engine import Engine
 
 if TYPE_CHECKING:
-    from models.runtime.streaming import StreamingModel
+    from models.runtime.model import SegmentationModel
 
 logger = logging.getLogger(__name__)
 
 
 class ModelLibrary:
-    """Loads each model of the zoo once, when it is first asked for."""
+    """Loads each model of the zoo that segments events once, when it is first asked for.
 
-    def __init__(self, engine: Engine) -> None:
+    Parameters
+    ----------
+    engine : Engine
+    folder : Path
+        Of the trained networks.
+    """
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
         self._engine = engine
-        self._models: dict[str, StreamingModel] = {}
+        self._folder = folder
+        self._models: dict[str, SegmentationModel] = {}
         self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def names(self) -> tuple[str, ...]:
-        """Names of all models, loaded or not."""
-        return await self._engine.offload(zoo.names)
+        """Names of all models that segment events, loaded or not."""
+        return await self._engine.offload(zoo.names, self._folder, input="events")
 
-    async def get(self, name: str) -> StreamingModel:
+    async def get(self, name: str) -> SegmentationModel:
         """The model of that name.
 
         Raises
         ------
         UnknownModelError
-            If there is none; the message lists those that there are.
+            If there is none, or it segments frames; the message lists those that there are.
         ModelUnavailableError
             If its weights cannot be loaded.
         """
@@ -46,11 +55,14 @@ class ModelLibrary:
         # Asked before a lock is made, so that wrong names leave nothing behind.
         known = await self.names()
         if name not in known:
-            raise UnknownModelError(f"no model {name[:80]!r}; there are: {', '.join(known) or 'none'}")
+            there_are = f"there are: {', '.join(known) or 'none'}"
+            if name in await self._engine.offload(zoo.names, self._folder, input="frames"):
+                raise UnknownModelError(f"model {name!r} segments frames, not events; for events {there_are}")
+            raise UnknownModelError(f"no model {name[:80]!r}; {there_are}")
         async with self._loading[name]:
             if name not in self._models:
                 try:
-                    self._models[name] = await self._engine.offload(zoo.load, name)
+                    self._models[name] = await self._engine.offload(_load, name, self._folder)
                 except model_errors.ModelsError as error:
                     logger.error("model %s cannot be loaded: %s", name, error)
                     raise ModelUnavailableError(f"model {name!r} cannot be loaded on this server") from error
@@ -65,3 +77,12 @@ class ModelLibrary:
     def is_ready(self, name: str) -> bool:
         """Whether that model is loaded."""
         return name in self._models
+
+
+def _load(name: str, folder: Path) -> SegmentationModel:
+    from models.runtime.protocol import FrameModel
+
+    model = zoo.load_any(name, folder)
+    if isinstance(model, FrameModel):
+        raise model_errors.WeightsError(f"model {name!r} segments frames, though its card's input does not say so")
+    return model

@@ -17,7 +17,7 @@ from service.streaming.engine import Engine
 from service.streaming.windows import Window, WindowStream
 
 if TYPE_CHECKING:
-    from models.runtime.streaming import StreamingModel
+    from models.runtime.model import SegmentationModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Session:
     ----------
     id, secret : str
         The public name, and what a client shows to take the session up again.
-    model : StreamingModel
+    model : SegmentationModel
     sensor : SensorSize
     start : Progress
         Where the session begins: no events, membranes at rest.
@@ -117,7 +117,7 @@ class Session:
         self,
         id: str,
         secret: str,
-        model: StreamingModel,
+        model: SegmentationModel,
         sensor: SensorSize,
         start: Progress,
         form: AnswerFormat,

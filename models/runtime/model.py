@@ -1,0 +1,80 @@
+"""What every trained network that segments events offers, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.classes import SegmentationClass
+from models.events import EventBatch, SensorSize
+from models.runtime.activity import SpikeActivity
+from models.runtime.state import State
+
+Mode = Literal["streaming", "protocol"]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSegmentation:
+    """The answer to one window.
+
+    Attributes
+    ----------
+    mask : uint8 array, (sensor height, sensor width)
+        Class ids.
+    state : State
+        What the network carries on after the window.
+    activity : SpikeActivity
+    """
+
+    mask: NDArray[np.uint8]
+    state: State
+    activity: SpikeActivity
+
+
+class SegmentationModel(Protocol):
+    """A trained network with its card: events of one window and a state in, a mask and the next state out."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the zoo."""
+
+    @property
+    def classes(self) -> tuple[SegmentationClass, ...]:
+        """The classes of its masks."""
+
+    @property
+    def window_us(self) -> int:
+        """Length in µs of the windows that it was trained on."""
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """How it was trained and what it scores."""
+
+    @property
+    def mode(self) -> Mode:
+        """``streaming``: membranes are carried from window to window; ``protocol``: every window starts from rest."""
+
+    @property
+    def steps(self) -> int:
+        """Time steps that it takes for each window."""
+
+    @property
+    def longest_side(self) -> int:
+        """Longer side of its input grid, in cells."""
+
+    def initial_state(self, sensor: SensorSize) -> State:
+        """The state before the first window of a stream."""
+
+    def segment(self, state: State, events: EventBatch, sensor: SensorSize) -> WindowSegmentation:
+        """Advance one window: pure, the state given is left as it is.
+
+        Raises
+        ------
+        EncodingError
+            If an event lies outside the sensor.
+        StateError
+            If the state is not one of this network for this sensor.
+        """

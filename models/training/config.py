@@ -1,0 +1,213 @@
+"""Settings of a training run: a TOML recipe, overridden by the command line.
+
+The recipes that made the shipped weights lie beside this file, in ``recipes/``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from models.errors import TrainingError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of a run with its own size of the simulated sensor and range of picture sizes.
+
+    Small views first are cheap; large ones at the end show the network what it will be served.
+    """
+
+    share: float
+    height: int
+    width: int
+    scales: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamData:
+    """The event sequences that a streaming network learns from.
+
+    Attributes
+    ----------
+    phases : tuple of Phase
+    chunk : int
+        Windows that are backpropagated through.
+    chunks : (int, int)
+        Fewest and most chunks that a row stays with one picture.
+    pastes, movers : int
+        Most things of rare classes pasted into a picture, and moving in front of it.
+    rare_views : float
+        Share of the views that are placed around something of a rare class.
+    camvid_share : float
+        Share of the sequences that are made from CamVid; the rest is from IDD-Lite.
+    unjudged : int
+        Windows after a reset that the loss leaves out: they have seen too little.
+    """
+
+    phases: tuple[Phase, ...] = (
+        Phase(0.55, 144, 192, (0.5, 1.0)),
+        Phase(0.25, 192, 256, (0.7, 1.2)),
+        Phase(0.2, 260, 346, (1.0, 1.2)),
+    )
+    chunk: int = 5
+    chunks: tuple[int, int] = (1, 3)
+    pastes: int = 3
+    movers: int = 2
+    rare_views: float = 0.4
+    camvid_share: float = 0.65
+    unjudged: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolData:
+    """What a paper network learns from.
+
+    Attributes
+    ----------
+    source : "events" or "frames"
+        Windows of simulated events (CamVid, IDD-Lite), or VOC2012 pictures.
+    side : int
+        Rows and columns of the network's input.
+    coding : "direct", "poisson" or "history"
+        As in ``models.coding``.
+    """
+
+    source: Literal["events", "frames"] = "events"
+    side: int = 64
+    coding: Literal["direct", "poisson", "history"] = "direct"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Weights of the parts of the loss.
+
+    Attributes
+    ----------
+    dice, lovasz : float
+        Of the overlap losses beside cross-entropy.
+    weight_cap : float
+        Largest class weight of the cross-entropy; the commonest class has 1.
+    rate : float
+        Of the firing-rate penalty.
+    rate_target : float
+        Firing rate that no layer should exceed.
+    teacher : float
+        Of the distillation from the ``teacher`` run, if one is given.
+    """
+
+    dice: float = 0.5
+    lovasz: float = 0.0
+    weight_cap: float = 6.0
+    rate: float = 0.2
+    rate_target: float = 0.08
+    teacher: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Settings of a training run.
+
+    Attributes
+    ----------
+    model : str
+        A name from ``models.training.tasks``.
+    twin : bool
+        Train the ANN twin.
+    minutes : float
+        Time budget; the learning rate falls to zero over it.
+    updates : int
+        Budget in updates, in place of one in time if above 0.
+    batch : int
+        Sequences or pictures side by side, for each process.
+    optimizer : "adamw" or "sgd"
+        SGD has momentum 0.9, as the paper's.
+    learning_rate, weight_decay : float
+        Leaks, norms and biases do not decay.
+    warm_up : int
+        Updates over which the learning rate rises.
+    clip : float
+        Largest norm of a gradient.
+    ema : float
+        Decay of the running mean of the weights, which is what is scored and kept.
+    reports : int
+        Times that the held-out pictures are scored.
+    patience : int
+        Stop after so many scores without a better one; 0 never.
+    precision : "float32" or "bfloat16"
+        Of the convolutions, by autocast; the membranes' recurrence follows its input.
+    compile : bool
+        Run the network through ``torch.compile``.
+    seed : int
+    teacher : str
+        Folder of a finished run to distil from.
+    grow_from : str
+        Folder of a finished run of a smaller network to start from.
+    stream, protocol : StreamData, ProtocolData
+        Whichever the model asks for.
+    loss : Loss
+    """
+
+    model: str = "edge-s"
+    twin: bool = False
+    minutes: float = 60.0
+    updates: int = 0
+    batch: int = 8
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    warm_up: int = 50
+    clip: float = 1.0
+    ema: float = 0.995
+    reports: int = 10
+    patience: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    seed: int = 0
+    teacher: str = ""
+    grow_from: str = ""
+    stream: StreamData = field(default_factory=StreamData)
+    protocol: ProtocolData = field(default_factory=ProtocolData)
+    loss: Loss = field(default_factory=Loss)
+
+
+for _kind in (Phase, StreamData, ProtocolData, Loss, TrainConfig):
+    _kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+
+
+def make_config(values: dict[str, Any]) -> TrainConfig:
+    """A checked config from plain values, as TOML and JSON hold them.
+
+    Raises
+    ------
+    TrainingError
+        If a setting is unknown or of the wrong kind; the message names it.
+    """
+    try:
+        config: TrainConfig = TypeAdapter(TrainConfig).validate_python(values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise TrainingError(f"the training settings cannot be used: {faults}") from error
+    if config.minutes <= 0 or config.updates < 0 or config.batch < 1 or config.reports < 1:
+        raise TrainingError("minutes must be above 0, updates at least 0, batch and reports at least 1")
+    return config
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The settings in a TOML recipe, unchecked.
+
+    Raises
+    ------
+    TrainingError
+        If there is none, or it is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise TrainingError(f"the recipe {path} cannot be read: {error}") from error

@@ -1,0 +1,213 @@
+"""What a streaming network learns: masks at the end of every window of endless event sequences.
+
+Truncated backpropagation through time over chunks of windows: membranes carry over from chunk to chunk, cut from the
+graph, as they carry over from window to window when the network is served. The ANN twin has the same convolutions with
+ReLU, sees the last windows at once, and learns from the same chunks with the same settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import functional
+from torch import Tensor, nn
+
+from models.architectures.edge import EdgeConfig, EdgeDeepLab, add_class_bias
+from models.classes import DDD17_CLASSES
+from models.datasets import camvid, idd_lite
+from models.training import holdout
+from models.training.config import TrainConfig
+from models.training.evaluate import SENSOR, confusion_report
+from models.training.history import HISTORY, History
+from models.training.losses import dice, distillation, firing_rate_penalty, lovasz, set_cross_entropy
+from models.training.prefetch import ChunkPrefetcher
+from models.training.sequences import Chunk, Pictures, SequenceConfig
+from models.training.task import Batches, LossPart, Score
+
+ARCHITECTURES = {
+    "edge-s": EdgeConfig(readout_scale=2),
+    "edge-l": EdgeConfig(stem=32, stride4=64, stride8=128, pyramid=64, decoder=48, readout_scale=2),
+}
+# Rough shares of the classes among the labelled pixels, after CamVid train: IDD-Lite has no label for object or nature
+# alone.
+CLASS_SHARES = (0.36, 0.40, 0.025, 0.10, 0.012, 0.06)
+HELD_OUT_WINDOWS = 6
+
+
+def architecture(config: TrainConfig) -> EdgeConfig:
+    """The architecture that a config asks for."""
+    spiking = ARCHITECTURES[config.model]
+    return replace(spiking, spiking=False, input_channels=2 * HISTORY) if config.twin else spiking
+
+
+def make_network(config: TrainConfig) -> EdgeDeepLab:
+    """A config's network at the start of its training."""
+    network = EdgeDeepLab(architecture(config))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+class StreamTask:
+    """Streaming segmentation of driving events, from CamVid and IDD-Lite pictures.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    root : Path, optional
+        The data root; by default what ``SPIKESEG_DATA`` names.
+    device : torch.device
+    rank : int
+        Number of this process: each draws sequences of its own.
+
+    Raises
+    ------
+    DatasetNotFoundError
+        If CamVid or IDD-Lite are not under the data root.
+    """
+
+    def __init__(
+        self, config: TrainConfig, root: Path | None = None, device: torch.device | None = None, rank: int = 0
+    ) -> None:
+        self.config = config
+        self.device = device or torch.device("cpu")
+        self._rank = rank
+        camvid_training, self._held_out = holdout.split(camvid.load("train", root))
+        share = config.stream.camvid_share
+        self._sources = [(camvid_training, share), (idd_lite.load(root), 1 - share)]
+        self.architecture = architecture(config)
+        self._class_weights = class_weights(CLASS_SHARES, config.loss.weight_cap).to(self.device)
+        self._history = History()
+        self._teacher: EdgeDeepLab | None = None
+        self._teacher_history = History()
+
+    def make_network(self) -> EdgeDeepLab:
+        """A network at the start of its training."""
+        return make_network(self.config)
+
+    def describe(self) -> dict[str, Any]:
+        """What a finished run says of its data."""
+        return {
+            "training_pictures": {"CamVid train": len(self._sources[0][0]), "IDD-Lite": len(self._sources[1][0])},
+            "held_out_pictures": {"CamVid train": len(self._held_out)},
+        }
+
+    def teach_with(self, teacher: EdgeDeepLab) -> None:
+        """Distil from a trained network, whichever kind it is."""
+        self._teacher = teacher.to(self.device).eval()
+
+    @contextmanager
+    def batches(self, start: int) -> Iterator[Batches]:
+        """Chunks without end; ``start`` is the update that the run is at, so that a resumed one sees new ones."""
+        stream = self.config.stream
+        sequence = SequenceConfig(
+            chunk=stream.chunk,
+            chunks=stream.chunks,
+            pastes=stream.pastes,
+            movers=stream.movers,
+            rare_views=stream.rare_views,
+        )
+        seed = (self.config.seed, self._rank, start)
+        clip = self.architecture.count_clip
+        with ChunkPrefetcher(
+            Pictures(self._sources), stream.phases, sequence, self.config.batch, clip, seed
+        ) as prefetcher:
+            yield prefetcher
+
+    def rest(self, network: EdgeDeepLab) -> None:
+        """Forget every sequence: the next chunk begins new ones."""
+        functional.reset_net(network)
+        self._history = History()
+        if self._teacher is not None:
+            functional.reset_net(self._teacher)
+        self._teacher_history = History()
+
+    def loss(self, network: EdgeDeepLab, chunk: Chunk, progress: float) -> list[LossPart]:
+        """The parts of the loss on one chunk at ``progress`` in [0, 1)."""
+        stream, weight = self.config.stream, self.config.loss
+        x, fresh = torch.from_numpy(chunk.counts).to(self.device), torch.from_numpy(chunk.fresh).to(self.device)
+        judged = torch.ones(x.shape[:2], dtype=torch.bool, device=self.device)
+        judged[: stream.unjudged, fresh] = False
+        labels = (torch.from_numpy(chunk.labels).to(self.device) * judged[:, :, None, None]).flatten(0, 1)
+
+        logits, spikes = _run(network, x, fresh, self._history)
+        finer = _at(logits, labels)
+        parts = [LossPart("cross_entropy", 1.0, set_cross_entropy(finer, labels, self._class_weights))]
+        if weight.dice:
+            parts.append(LossPart("dice", weight.dice, dice(finer, labels)))
+        if weight.lovasz:
+            parts.append(LossPart("lovasz", weight.lovasz, lovasz(finer, labels)))
+        if self._teacher is not None:
+            with torch.no_grad():
+                taught, _ = _run(self._teacher, x, fresh, self._teacher_history)
+            parts.append(LossPart("teacher", weight.teacher, distillation(finer, _at(taught, labels))))
+        if self.architecture.spiking:
+            penalty = firing_rate_penalty(spikes.values(), weight.rate_target)
+            parts.append(LossPart("rate", weight.rate * min(1.0, 4 * progress), penalty))
+        return parts
+
+    @cached_property
+    def _drives(self) -> list[holdout.HeldOutDrive]:
+        views = holdout.natural_views(SENSOR.height, SENSOR.width, HELD_OUT_WINDOWS)
+        return holdout.drives(self._held_out, views, self.architecture.count_clip)
+
+    @torch.no_grad()
+    def _held_out_logits(self, network: EdgeDeepLab) -> list[Tensor]:
+        was_training = network.training
+        network.eval()
+
+        def run(counts: Tensor) -> Tensor:
+            functional.reset_net(network)
+            rows = torch.ones(counts.shape[1], dtype=torch.bool, device=self.device)
+            return _run(network, counts.to(self.device), rows, History())[0]
+
+        logits = holdout.final_logits(self._drives, run)
+        functional.reset_net(network)
+        network.train(was_training)
+        return logits
+
+    def score(self, network: EdgeDeepLab) -> Score:
+        """Score a network on the held-out pictures, with the class bias that is best for it."""
+        logits = self._held_out_logits(network)
+        bias = holdout.fit_class_bias(self._drives, logits)
+        report = confusion_report(holdout.score(self._drives, logits, bias), DDD17_CLASSES)
+        report["class_bias"] = [round(float(b), 4) for b in bias]
+        return Score(report["miou"], report)
+
+    def finish(self, network: EdgeDeepLab, score: Score) -> None:
+        """Give a network the class bias that its score was reached with."""
+        add_class_bias(network, torch.tensor(score.report["class_bias"], device=self.device))
+
+
+def _run(network: EdgeDeepLab, x: Tensor, fresh: Tensor, history: History) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits and spikes of one chunk (T, B, 2, H, W); ``fresh`` rows start from rest, the others carry on."""
+    start_rows_from_rest(network, fresh)
+    return network.forward_with_spikes(x if network.config.spiking else history.stack(x, fresh))
+
+
+def _at(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits (T, B, classes, h, w) at the cells of the labels, as (T * B, classes, H, W)."""
+    rows = logits.flatten(0, 1)
+    if rows.shape[-2:] == labels.shape[-2:]:
+        return rows
+    return nn.functional.interpolate(rows, size=labels.shape[-2:], mode="bilinear")
+
+
+def class_weights(shares: tuple[float, ...], cap: float) -> Tensor:
+    """Weights that grow with the square root of a class's rarity; the commonest has 1."""
+    rarity = torch.tensor([max(shares) / share for share in shares])
+    return rarity.sqrt().clamp_max(cap)
+
+
+def start_rows_from_rest(network: nn.Module, fresh: Tensor) -> None:
+    """Cut all membranes from the graph, and put those of the ``fresh`` rows (B,) to rest."""
+    keep = (~fresh).float()[:, None, None, None]
+    for module in network.modules():
+        v = getattr(module, "v", None)
+        if isinstance(v, Tensor):
+            module.v = v.detach() * keep

@@ -1,0 +1,257 @@
+"""Training: what one update does, and whole small runs: interrupted, resumed, grown, taught, on two processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from spikingjelly.activation_based import functional
+
+from models import zoo
+from models.architectures.edge import READOUT, EdgeConfig, EdgeDeepLab
+from models.datasets import camvid
+from models.errors import TrainingError
+from models.training import holdout, stream_task
+from models.training.checkpoint import load_last, load_run
+from models.training.config import RECIPES, Loss, Phase, StreamData, TrainConfig, make_config, read_recipe
+from models.training.distributed import Place
+from models.training.export import export
+from models.training.grow import grow
+from models.training.history import HISTORY, History
+from models.training.sequences import Chunk
+from models.training.stream_task import StreamTask, class_weights, start_rows_from_rest
+from models.training.train import Trainer, parse, train, update_average
+
+TINY = EdgeConfig(stem=4, stride4=4, stride8=8, pyramid=4, decoder=4, pyramid_rates=(1, 2), readout_scale=2)
+SMALL_STREAM = StreamData(
+    phases=(Phase(0.5, 48, 64, (0.3, 0.5)), Phase(0.5, 64, 64, (0.3, 0.5))), chunk=3, chunks=(1, 2)
+)
+SMALL = TrainConfig(updates=4, batch=2, reports=2, stream=SMALL_STREAM)
+ALONE = Place(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def tiny_networks(data_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data tree as data root, and ``edge-s`` made tiny."""
+    monkeypatch.setenv("SPIKESEG_DATA", str(data_tree))
+    monkeypatch.setitem(stream_task.ARCHITECTURES, "edge-s", TINY)
+    monkeypatch.setitem(stream_task.ARCHITECTURES, "edge-l", replace(TINY, stride4=6, stride8=12, decoder=5))
+
+
+def curves(folder: Path) -> list[dict[str, str]]:
+    with (folder / "curves.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_rare_classes_weigh_more_up_to_the_cap() -> None:
+    assert class_weights((0.64, 0.16, 0.04, 0.0001), cap=6.0).tolist() == pytest.approx([1, 2, 4, 6])
+
+
+@pytest.mark.parametrize(("fresh", "steps", "judged"), [(True, 2, False), (True, 3, True), (False, 2, True)])
+def test_the_first_windows_after_a_reset_are_not_judged(fresh: bool, steps: int, judged: bool) -> None:
+    torch.manual_seed(0)
+    trainer = Trainer(StreamTask(SMALL), SMALL, ALONE)
+    counts = np.ones((steps, 1, 2, 24, 24), np.float32)
+    losses = trainer.update(Chunk(counts, np.ones((steps, 1, 12, 12), np.uint8), np.array([fresh])), 0.0)
+    assert (losses["cross_entropy"] > 0) == judged
+
+
+def test_the_running_mean_keeps_its_share() -> None:
+    average, network = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    average.weight.data.fill_(1.0)
+    network.weight.data.fill_(5.0)
+    update_average(average, network, 0.75)
+    assert float(average.weight.detach()) == pytest.approx(2.0)
+
+
+def test_fresh_rows_start_from_rest_and_the_others_carry_on() -> None:
+    torch.manual_seed(0)
+    network = EdgeDeepLab(TINY).eval()
+    x = torch.randint(0, 3, (4, 2, 2, 24, 24)).float()
+    with torch.no_grad():
+        functional.reset_net(network)
+        whole = network(x)
+        functional.reset_net(network)
+        network(x[:2])
+        start_rows_from_rest(network, torch.tensor([True, False]))
+        carried = network(x[2:])
+        functional.reset_net(network)
+        rested = network(x[2:])
+    torch.testing.assert_close(carried[:, 1], whole[2:, 1])
+    torch.testing.assert_close(carried[:, 0], rested[:, 0])
+
+
+def test_the_twin_sees_the_windows_before_and_forgets_them_on_a_fresh_row() -> None:
+    history = History()
+    x = torch.arange(1, 5).float()[:, None, None, None, None].expand(4, 2, 2, 1, 1)
+    first = history.stack(x)
+    assert first.shape == (4, 2, 2 * HISTORY, 1, 1)
+    assert first[3, 0, ::2, 0, 0].tolist() == [0, 0, 0, 0, 1, 2, 3, 4]
+    later = history.stack(x[:1] + 4, torch.tensor([True, False]))
+    assert later[0, 0, ::2, 0, 0].tolist() == [0, 0, 0, 0, 0, 0, 0, 5]
+    assert later[0, 1, ::2, 0, 0].tolist() == [0, 0, 0, 1, 2, 3, 4, 5]
+
+
+def test_training_and_held_out_pictures_are_apart() -> None:
+    stills = camvid.load("train") * 60
+    training, held_out = holdout.split(stills)
+    assert (len(training), len(held_out)) == (110, 10)
+    few, one = holdout.split(stills[:3])
+    assert (len(few), len(one)) == (2, 1)
+
+
+def test_the_class_bias_mends_a_network_that_expects_too_much_of_a_class() -> None:
+    truth = np.zeros((8, 8), np.uint8)
+    truth[:, :2] = 1
+    logits = torch.stack([torch.zeros(8, 8), torch.full((8, 8), 0.6)])
+    logits[1, :, :2] = 1.4
+    drives = [holdout.HeldOutDrive(torch.empty(0), truth)]
+    bias = holdout.fit_class_bias(drives, [logits])
+    assert holdout.score(drives, [logits]).tolist() == [[0, 48], [0, 16]]
+    assert holdout.score(drives, [logits], bias).tolist() == [[48, 0], [0, 16]]
+
+
+def test_a_whole_small_run_from_pictures_to_the_zoo(tmp_path: Path) -> None:
+    for twin in (False, True):
+        train(replace(SMALL, twin=twin), tmp_path / f"run-{twin}")
+    lines = curves(tmp_path / "run-False")
+    assert [int(line["update"]) for line in lines] == [2, 4]
+    assert math.isfinite(float(lines[-1]["loss_cross_entropy"]))
+    assert {"miou", "iou_flat", "loss_dice", "loss_rate"} <= set(lines[0])
+
+    card = export("edge-s", tmp_path / "run-False", tmp_path / "run-True", folder=tmp_path)
+    model, twin_model = zoo.load("edge-s", tmp_path), zoo.load("edge-s-ann", tmp_path)
+    assert model.card["evaluation"] == card["evaluation"]
+    assert card["evaluation"]["ann_twin"]["miou"] == twin_model.card["evaluation"]["stream"]["miou"]
+    assert card["training"]["pictures"]["held_out_pictures"] == {"CamVid train": 1}
+    with pytest.raises(TrainingError, match="is not a run of an ANN twin"):
+        export("edge-s", tmp_path / "run-False", tmp_path / "run-False", folder=tmp_path)
+
+
+def test_a_finished_run_has_the_class_bias_that_it_was_scored_with(tmp_path: Path) -> None:
+    score = train(SMALL, tmp_path)
+    network, run = load_run(tmp_path)
+    assert run["held_out"] == score.report
+    bias = torch.tensor(run["held_out"]["class_bias"])
+    task = StreamTask(SMALL)
+    with_bias = task._held_out_logits(network)
+    matrix = holdout.score(task._drives, with_bias)
+    assert matrix.tolist() == run["held_out"]["confusion_matrix"]
+    assert len(bias) == TINY.classes
+    assert network.synapses[READOUT].bias.shape == (TINY.classes * 4,)
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    config = replace(SMALL, stream=replace(SMALL_STREAM, phases=SMALL_STREAM.phases[:1]))
+    for name in ("a", "b"):
+        train(config, tmp_path / name)
+    a, b = (load_run(tmp_path / name)[0].state_dict() for name in ("a", "b"))
+    assert all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    train(replace(SMALL, updates=2, reports=1), tmp_path)
+    train(SMALL, tmp_path, resume=True)
+    assert [int(line["update"]) for line in curves(tmp_path)] == [2, 4]
+    assert json.loads((tmp_path / "run.json").read_text())["updates_done"] == 4
+
+
+def test_what_cannot_be_resumed_says_why(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="holds no run to resume"):
+        train(SMALL, tmp_path, resume=True)
+    train(SMALL, tmp_path)
+    with pytest.raises(TrainingError, match="had other settings: batch, seed"):
+        load_last(tmp_path, replace(SMALL, batch=3, seed=5))
+    with pytest.raises(TrainingError, match="holds no finished run"):
+        load_run(tmp_path / "nowhere")
+
+
+def test_a_run_stops_early_when_nothing_improves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    best = StreamTask.score
+    scores = iter([0.5, 0.4, 0.3, 0.9])
+    monkeypatch.setattr(StreamTask, "score", lambda *args: replace(best(*args), miou=next(scores)))
+    score = train(replace(SMALL, updates=8, reports=8, patience=2), tmp_path)
+    assert score.miou == 0.5
+    assert [int(line["update"]) for line in curves(tmp_path)] == [1, 2, 3]
+
+
+def test_a_larger_network_starts_from_a_smaller_one(tmp_path: Path) -> None:
+    train(SMALL, tmp_path / "small")
+    small, _ = load_run(tmp_path / "small")
+    large = EdgeDeepLab(stream_task.ARCHITECTURES["edge-l"]).eval()
+    grow(small, large)
+    x = torch.randint(0, 3, (3, 2, 2, 40, 52)).float()
+    with torch.no_grad():
+        functional.reset_net(small)
+        torch.testing.assert_close(large(x), small(x))
+    with pytest.raises(TrainingError, match="cannot shrink"):
+        grow(large, EdgeDeepLab(TINY))
+    config = replace(SMALL, model="edge-l", grow_from=str(tmp_path / "small"))
+    train(config, tmp_path / "large")
+    assert load_run(tmp_path / "large")[0].config == stream_task.ARCHITECTURES["edge-l"]
+
+
+def test_a_twin_teaches_the_spiking_network(tmp_path: Path) -> None:
+    train(replace(SMALL, twin=True), tmp_path / "twin")
+    train(replace(SMALL, teacher=str(tmp_path / "twin"), loss=Loss(lovasz=0.5)), tmp_path / "taught")
+    line = curves(tmp_path / "taught")[-1]
+    assert float(line["loss_teacher"]) > 0
+    assert float(line["loss_lovasz"]) > 0
+
+
+@pytest.mark.parametrize("option", [{"precision": "bfloat16"}, {"optimizer": "sgd"}])
+def test_other_ways_to_compute_an_update_learn_too(tmp_path: Path, option: dict[str, str]) -> None:
+    train(replace(SMALL, **option), tmp_path)
+    assert math.isfinite(float(curves(tmp_path)[-1]["loss_cross_entropy"]))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_network_learns_the_same(tmp_path: Path) -> None:
+    config = replace(SMALL, updates=1, reports=1, stream=replace(SMALL_STREAM, phases=SMALL_STREAM.phases[:1]))
+    for compiled in (False, True):
+        train(replace(config, compile=compiled), tmp_path / str(compiled))
+    eager, compiled_loss = (float(curves(tmp_path / name)[0]["loss_cross_entropy"]) for name in ("False", "True"))
+    assert compiled_loss == pytest.approx(eager, abs=1e-3)
+
+
+def test_two_processes_train_one_network(tmp_path: Path) -> None:
+    code = (
+        "from dataclasses import replace; from pathlib import Path; import tests.models.test_train as t;"
+        "t.stream_task.ARCHITECTURES['edge-s'] = t.TINY;"
+        f"t.train(t.SMALL, Path({str(tmp_path)!r}), device='cpu')"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    subprocess.run(command, check=True, env=environment, timeout=300, capture_output=True)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert (run["processes"], run["updates_done"]) == (2, 4)
+
+
+def test_a_wrong_setting_is_named() -> None:
+    with pytest.raises(TrainingError, match=r"loss\.dise: Unexpected keyword argument"):
+        make_config({"loss": {"dise": 1}})
+    with pytest.raises(TrainingError, match="precision: Input should be 'float32' or 'bfloat16'"):
+        make_config({"precision": "float8"})
+    with pytest.raises(TrainingError, match="minutes must be above 0"):
+        make_config({"minutes": -1})
+    with pytest.raises(TrainingError, match="cannot be read"):
+        read_recipe(Path("nowhere.toml"))
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.toml")))
+def test_every_recipe_can_be_used_and_overridden(recipe: str) -> None:
+    config, args = parse(["--recipe", recipe, "--twin", "--minutes", "3", "--out", "runs/x"])
+    assert (config.twin, config.minutes, args.out) == (True, 3, Path("runs/x"))
