@@ -7,7 +7,7 @@ with the value's magnitude for probability; their target history shows the netwo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -173,7 +173,7 @@ def direct_code(x: Tensor, steps: int) -> Tensor:
     return x.expand(steps, *x.shape)
 
 
-def history_code(windows: Sequence[Tensor]) -> Tensor:
+def history_code(windows: Iterable[Tensor]) -> Tensor:
     """Target history: T consecutive windows, oldest first and of one shape, one in each step; (T, *shape)."""
     return torch.stack(tuple(windows))
 

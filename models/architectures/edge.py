@@ -273,8 +273,9 @@ def fold_batch_norm(network: EdgeDeepLab) -> dict[str, Tensor]:
 
 def add_class_bias(network: EdgeDeepLab, bias: Tensor) -> None:
     """Add (classes,) to the logits of a trained network, in place."""
+    readout = network.get_parameter(f"synapses.{READOUT}.bias")
     with torch.no_grad():
-        network.synapses[READOUT].bias += bias.repeat_interleave(network.config.readout_scale**2)
+        readout.add_(bias.repeat_interleave(network.config.readout_scale**2))
 
 
 def class_mask(logits: Tensor, height: int, width: int, stride: int) -> NDArray[np.uint8]:

@@ -10,7 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.architectures.edge import READOUT, EdgeConfig, forward_graph, layer_macs, layer_shapes, sources, synapses
+from models.architectures.edge import (
+    READOUT,
+    Apply,
+    EdgeConfig,
+    forward_graph,
+    layer_macs,
+    layer_shapes,
+    sources,
+    synapses,
+)
 from models.errors import WeightsError
 from models.runtime.activity import LayerActivity, SpikeActivity
 from models.runtime.lif import leaky_readout_step, lif_step
@@ -145,9 +154,12 @@ class EdgeRuntime:
             counts[name] = spikes.sum(dim=(1, 2, 3)).to(torch.int64)
             return spikes
 
-        x = x.contiguous(memory_format=torch.channels_last)
-        logits = forward_graph(self.config, x, self._synapse, neurons)
+        logits = self.run_graph(x, neurons)
         return StepResult(logits, State(membranes), counts)
+
+    def run_graph(self, x: Tensor, neurons: Apply) -> Tensor:
+        """Logits of an input (B, channels, H, W), with ``neurons(name, current)`` in place of the network's own."""
+        return forward_graph(self.config, x.contiguous(memory_format=torch.channels_last), self._synapse, neurons)
 
     def _synapse(self, name: str, spikes: Tensor) -> Tensor:
         s = self._synapses[name]
@@ -155,12 +167,12 @@ class EdgeRuntime:
         return F.conv2d(spikes, weight, bias, s.stride, s.padding, s.dilation)
 
     def _step_twin(self, state: State, x: Tensor) -> StepResult:
-        seen = torch.cat([state[HISTORY], x], dim=1).contiguous(memory_format=torch.channels_last)
+        seen = torch.cat([state[HISTORY], x], dim=1)
 
         def units(name: str, current: Tensor) -> Tensor:
             return current if name == READOUT else current.relu_()
 
-        logits = forward_graph(self.config, seen, self._synapse, units)
+        logits = self.run_graph(seen, units)
         return StepResult(logits, State({HISTORY: seen[:, 2:]}), {})
 
     def activity(self, counts: Mapping[str, Tensor], row: int, height: int, width: int) -> SpikeActivity:

@@ -13,6 +13,7 @@ from torch import Tensor
 from models.architectures.paper import (
     INPUT,
     SCORE,
+    Apply,
     PaperConfig,
     Synapse,
     forward_graph,
@@ -184,6 +185,11 @@ class PaperRuntime:
         last = readout(self.config.kind)
         membranes[last] = state[last] + current
         return ProtocolStep(State(membranes), spikes_of, active)
+
+    def run_graph(self, x: Tensor, fire: Apply) -> Tensor:
+        """Input current of an ANN twin's readout, with ``fire(name, current)`` in place of its own units."""
+        x = x.to(self._dtype).contiguous(memory_format=torch.channels_last)
+        return forward_graph(self.config, x, lambda name, s: self._convolve(name, self._synapses[name], s), fire)
 
     def _convolve(self, name: str, s: Synapse, x: Tensor) -> Tensor:
         weight, bias = self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias")

@@ -109,7 +109,7 @@ class ProtocolModel:
                 after = state
             case "history":
                 history = torch.cat([state[HISTORY][1:], counts[None]])
-                x_seq = history_code(tuple(self.coding.normalise(history)))
+                x_seq = history_code(self.coding.normalise(history))
                 after = State({HISTORY: history})
         mask, activity = _answer(self.runtime, self.coding, x_seq, sensor.height, sensor.width)
         return WindowSegmentation(mask, after, activity)

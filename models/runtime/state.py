@@ -1,4 +1,4 @@
-"""The explicit state of a network: its membrane potentials, as an immutable mapping."""
+"""The explicit state of a network: what it carries from step to step, as an immutable mapping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.errors import StateError
 
 
 class State(Mapping[str, Tensor]):
-    """Membrane potentials by layer, each (B, C, h, w) float32.
+    """Membrane potentials by layer, each (B, C, h, w) float32; or whatever else a network carries, by name.
 
     A state is never changed: a step makes a new one. It can be kept, copied, compared, saved and given to another
     replica; ``step(state, x)`` always gives the same answer for it.
@@ -37,7 +37,7 @@ class State(Mapping[str, Tensor]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the membranes take."""
+        """Bytes that it takes."""
         return sum(v.numel() * v.element_size() for v in self._membranes.values())
 
     def equals(self, other: State) -> bool:
