@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from models.architectures.edge import EdgeDeepLab
+from models.architectures.paper import PaperNetwork
 from models.errors import TrainingError
 from models.training.config import TrainConfig, make_config
 
@@ -43,7 +44,7 @@ def load_last(folder: Path, config: TrainConfig) -> dict[str, Any]:
     return values
 
 
-def load_run(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_run(folder: Path) -> tuple[EdgeDeepLab | PaperNetwork, dict[str, Any]]:
     """The network of a finished run, in evaluation mode, and what the run says of itself.
 
     Raises
@@ -51,6 +52,7 @@ def load_run(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     TrainingError
         If the folder holds no finished run.
     """
+    # The tasks read runs too: teachers, and networks to grow from.
     from models.training.tasks import make_network
 
     try:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from models.architectures.paper import Surrogate
+from models.coding import InputCoding
 from models.errors import TrainingError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -66,22 +68,33 @@ class StreamData:
 
 
 @dataclass(frozen=True, slots=True)
+class CropPhase:
+    """A part of a run that sees square crops of ``side`` cells of the input: small ones first are cheap."""
+
+    share: float
+    side: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProtocolData:
-    """What a paper network learns from.
+    """What a paper network learns from: windows of simulated events (CamVid, IDD-Lite), or VOC2012 pictures.
 
     Attributes
     ----------
-    source : "events" or "frames"
-        Windows of simulated events (CamVid, IDD-Lite), or VOC2012 pictures.
-    side : int
-        Rows and columns of the network's input.
-    coding : "direct", "poisson" or "history"
-        As in ``models.coding``.
+    coding : InputCoding
+    steps : int
+        T of the spiking network.
+    surrogate : "linear", "fast-sigmoid" or "exponential"
+    phases : tuple of CropPhase
+    camvid_share : float
+        Share of the event windows that are made from CamVid; the rest is from IDD-Lite.
     """
 
-    source: Literal["events", "frames"] = "events"
-    side: int = 64
-    coding: Literal["direct", "poisson", "history"] = "direct"
+    coding: InputCoding = field(default_factory=lambda: InputCoding(code="direct", normalisation="count"))
+    steps: int = 5
+    surrogate: Surrogate = "linear"
+    phases: tuple[CropPhase, ...] = (CropPhase(0.5, 32), CropPhase(0.5, 64))
+    camvid_share: float = 0.65
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +190,9 @@ class TrainConfig:
     loss: Loss = field(default_factory=Loss)
 
 
-for _kind in (Phase, StreamData, ProtocolData, Loss, TrainConfig):
-    _kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+# pydantic looks for this on the class; as a field it would be a setting.
+for _kind in (Phase, StreamData, InputCoding, CropPhase, ProtocolData, Loss, TrainConfig):
+    setattr(_kind, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010
 
 
 def make_config(values: dict[str, Any]) -> TrainConfig:

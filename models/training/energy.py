@@ -377,7 +377,7 @@ def run_neurobench(network: FoldedNetwork, xs: Sequence[Tensor]) -> dict[str, An
     -------
     dict
         ``Footprint`` in bytes (weights and state), ``ActivationSparsity``, and ``SynapticOperations`` for each window.
-        The harness sums operations in single precision: beyond 2^24 they are right to about seven digits.
+        The harness adds up in single precision: a layer's sums beyond 2^24 may be rounded.
 
     Raises
     ------

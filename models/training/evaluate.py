@@ -5,9 +5,11 @@
     python -m models.training.evaluate --model edge-s --data ddd17:rec1487417411
     python -m models.training.evaluate --model edge-s --data dsec:zurich_city_13_a
 
-``camvid-events`` is the CamVid ``val`` drive, turned into simulated events at 346x260 (a DAVIS346); every second window
-ends at a labelled frame, and the first frame, which makes no events, is not scored. The others are real recordings. Scores
-are taken at the sensor's resolution.
+    python -m models.training.evaluate --model paper-deeplab-voc
+
+A frame model is scored on VOC2012 ``val``. ``camvid-events`` is the CamVid ``val`` drive, turned into simulated events
+at 346x260 (a DAVIS346); every second window ends at a labelled frame, and the first frame, which makes no events, is
+not scored. The others are real recordings. Scores are taken at the sensor's resolution.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from numpy.typing import NDArray
 
 from models import emulator, zoo
 from models.classes import DDD17_CLASSES, SegmentationClass
-from models.datasets import camvid, ddd17, dsec
+from models.datasets import camvid, ddd17, dsec, voc2012
 from models.datasets.labels import class_ids
 from models.datasets.stills import Still
 from models.errors import DatasetNotFoundError
@@ -36,6 +38,7 @@ from models.events import EventBatch, SensorSize
 from models.machine import describe_machine
 from models.runtime.activity import SpikeActivity
 from models.runtime.model import SegmentationModel
+from models.runtime.protocol import FrameModel
 from models.training.metrics import Confusion, class_accuracy, class_iou, confusion, mean_iou, pixel_accuracy
 
 SENSOR = SensorSize(346, 260)
@@ -104,15 +107,11 @@ def read_drive(name: str, root: Path | None = None) -> LabelledDrive:
     raise DatasetNotFoundError(f"no drive {name!r}; expected camvid-events, ddd17:RECORDING or dsec:SEQUENCE")
 
 
-def _number(
-    found: Iterable[tuple[EventBatch, NDArray[np.uint8] | None]], window_us: int
-) -> list[LabelledWindow]:
+def _number(found: Iterable[tuple[EventBatch, NDArray[np.uint8] | None]], window_us: int) -> list[LabelledWindow]:
     return [LabelledWindow(k * window_us, events, truth) for k, (events, truth) in enumerate(found)]
 
 
-def confusion_report(
-    matrix: Confusion, classes: Sequence[SegmentationClass] = DDD17_CLASSES
-) -> dict[str, Any]:
+def confusion_report(matrix: Confusion, classes: Sequence[SegmentationClass] = DDD17_CLASSES) -> dict[str, Any]:
     """Scores of a confusion matrix under the names that cards and reports use."""
     iou = class_iou(matrix)
     return {
@@ -172,6 +171,20 @@ def evaluate_model(
     return confusion_report(total, model.classes) | activity_report(activities, window_us)
 
 
+def evaluate_frames(model: FrameModel, pictures: Sequence[voc2012.Picture]) -> dict[str, Any]:
+    """Score a trained network on single pictures, each at its own size."""
+    total = np.zeros((len(model.classes), len(model.classes)), np.int64)
+    activities = []
+    for picture in pictures:
+        answer = model.segment_frame(picture.rgb)
+        activities.append(answer.activity)
+        total += confusion(picture.labels, answer.mask, len(model.classes))
+    report = confusion_report(total, model.classes) | activity_report(activities, 1_000_000)
+    # A picture has no length in time.
+    del report["sops_per_second"]
+    return report
+
+
 def latency_report(model: SegmentationModel, drive: LabelledDrive, windows: int = 60) -> dict[str, float]:
     """Milliseconds that a window takes in this process, from events to mask: soft figures, of this machine."""
     state = model.initial_state(drive.sensor)
@@ -191,19 +204,22 @@ def main() -> None:
     parser.add_argument("--reset", action="store_true", help="start from rest in every window")
     parser.add_argument("--out", type=Path, help="write the report here as JSON")
     args = parser.parse_args()
-    model, drive = zoo.load(args.model), read_drive(args.data)
-    report = {
+    report: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "models.training.evaluate", *sys.argv[1:]]),
         "model": args.model,
-        "data": drive.name,
-        "windows": len(drive.windows),
-        "carry_state": not args.reset,
-        **evaluate_model(
-            model, drive.windows, sensor=drive.sensor, window_us=drive.window_us, carry_state=not args.reset
-        ),
-        "latency_ms": latency_report(model, drive),
         "machine": describe_machine(),
     }
+    model = zoo.load_any(args.model)
+    if isinstance(model, FrameModel):
+        pictures = voc2012.load("val")
+        report |= {"data": "voc2012 val", "pictures": len(pictures), **evaluate_frames(model, pictures)}
+    else:
+        drive, carry = read_drive(args.data), not args.reset
+        report |= {"data": drive.name, "windows": len(drive.windows), "carry_state": carry}
+        report |= evaluate_model(
+            model, drive.windows, sensor=drive.sensor, window_us=drive.window_us, carry_state=carry
+        )
+        report["latency_ms"] = latency_report(model, drive)
     text = json.dumps(report, indent=2)
     print(text)
     if args.out:

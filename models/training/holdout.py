@@ -69,7 +69,7 @@ def natural_views(height: int, width: int, windows: int) -> SequenceConfig:
 
 
 def final_logits(drives: Sequence[HeldOutDrive], run: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """Logits (classes, h, w) at the end of each drive; ``run`` takes counts from rest to logits (T, 1, classes, h, w)."""
+    """Logits (classes, h, w) at the end of each drive; ``run`` takes counts, from rest, to (T, 1, classes, h, w)."""
     return [run(drive.counts)[-1, 0].float().cpu() for drive in drives]
 
 

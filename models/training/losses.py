@@ -21,7 +21,7 @@ def set_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor) -> 
     Parameters
     ----------
     logits : Tensor, (N, classes, h, w)
-    labels : uint8 Tensor, (N, h, w)
+    labels : integer Tensor, (N, h, w)
         Bit masks; 0 is left out.
     class_weights : Tensor, (classes,)
         A set weighs as much as the lightest of its classes.

@@ -13,6 +13,11 @@ from models.training.config import Phase
 from models.training.sequences import Chunk, Pictures, SequenceBatches, SequenceConfig
 
 
+def phase_at(shares: Sequence[float], progress: float) -> int:
+    """Number of the phase that ``progress`` in [0, 1) belongs to, of phases that each take a share of the run."""
+    return min(int(np.searchsorted(np.cumsum(shares), progress, side="right")), len(shares) - 1)
+
+
 class ChunkPrefetcher:
     """Iterates over chunks without end; use as a context manager, so that its thread ends.
 
@@ -66,8 +71,7 @@ class ChunkPrefetcher:
 
     def advance(self, progress: float) -> bool:
         """Go over to the phase that ``progress`` in [0, 1) belongs to; true if it is a new one."""
-        ends = np.cumsum([phase.share for phase in self._phases])
-        phase = min(int(np.searchsorted(ends, progress, side="right")), len(ends) - 1)
+        phase = phase_at([phase.share for phase in self._phases], progress)
         changed = phase != self._phase
         self._phase = phase
         return changed
@@ -79,9 +83,7 @@ class ChunkPrefetcher:
                 if batches is None or made_for != self._phase:
                     made_for = self._phase
                     phase = self._phases[made_for]
-                    sequence = replace(
-                        self._sequence, height=phase.height, width=phase.width, scales=phase.scales
-                    )
+                    sequence = replace(self._sequence, height=phase.height, width=phase.width, scales=phase.scales)
                     seed = (*self._seed, made_for)
                     batches = SequenceBatches(self._pictures, sequence, self._batch, self._count_clip, seed)
                 self._put((made_for, next(batches)))

@@ -167,7 +167,7 @@ class Mover:
     def draw(
         self, canvas: NDArray[np.uint8], picture: NDArray[np.uint8], time: float, stride: int, interpolation: int
     ) -> None:
-        """Draw ``picture`` (the thing's grey values or labels) at ``time`` onto every ``stride``-th pixel of the view."""
+        """Draw ``picture`` (the thing's grey values or labels) at ``time`` onto every ``stride``-th pixel of a view."""
         shrink = float(np.exp(-self.growth * time)) / self.scale
         height, width = self.thing.inside.shape
         first = (stride - 1) / 2
@@ -363,9 +363,7 @@ class SequenceBatches:
     def _label(self, slot: _Slot, time: float) -> NDArray[np.uint8]:
         map_x, map_y = slot.motion.maps(time, self.label_x, self.label_y)
         # What lies beyond the picture's border is a reflection for the sensor, and unlabelled.
-        labels = cv2.remap(
-            slot.labels, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-        )
+        labels = cv2.remap(slot.labels, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
         for mover in slot.movers:
             mover.draw(labels, mover.thing.labels, time, self.config.label_stride, cv2.INTER_NEAREST)
         return np.asarray(labels)

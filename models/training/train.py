@@ -5,9 +5,9 @@
     python -m models.training.train --recipe edge-s --out runs/edge-s --resume
     torchrun --nproc-per-node 4 -m models.training.train --recipe edge-l --out runs/edge-l
 
-A recipe is a TOML file, or the name of one of ``models/training/recipes``. The run's folder gets ``curves.csv``, a line
-for each score on held-out pictures; ``last.pt``, to resume from; and when it is finished ``weights.pt``, the running mean
-of the weights that scored best, and ``run.json``.
+A recipe is a TOML file, or the name of one of ``models/training/recipes``. The run's folder gets ``curves.csv``, a
+line for each score on held-out pictures; ``last.pt``, to resume from; and when it is finished ``weights.pt``, the
+running mean of the weights that scored best, and ``run.json``.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class Trainer:
         self.optimizer = make_optimizer(self.network, config)
         self.updates = 0
         if config.compile:
-            self.network.forward_with_spikes = torch.compile(self.network.forward_with_spikes)
+            run: Any = self.network.forward_with_spikes
+            self.network.__dict__["forward_with_spikes"] = torch.compile(run)
 
     def rest(self) -> None:
         """Forget what the network has seen: the next batch begins anew."""
@@ -169,9 +170,22 @@ class Reports:
         self._write(line)
         return "  ".join(f"{key} {value}" for key, value in line.items())
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def curve(self) -> list[dict[str, float]]:
+        """Update, minutes and held-out mean IoU of every score of the run."""
+        return [
+            {"update": int(line["update"]), "minutes": float(line["minutes"]), "miou": float(line["miou"])}
+            for line in self._lines()
+        ]
+
+    def _lines(self) -> list[dict[str, str]]:
         path = self._out / CURVES
-        lines = list(csv.DictReader(path.open())) if path.exists() else []
+        if not path.exists():
+            return []
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _write(self, line: dict[str, Any]) -> None:
+        path, lines = self._out / CURVES, self._lines()
         columns = list(dict.fromkeys([key for old in lines for key in old] + list(line)))
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns)
@@ -240,6 +254,7 @@ def train(
                 "processes": place.world,
                 "data": task.describe(),
                 "held_out": best.report,
+                "curve": reports.curve(),
                 "machine": describe_machine(),
             }
             (out / checkpoint.RUN).write_text(json.dumps(run, indent=1) + "\n")

@@ -92,7 +92,9 @@ def test_a_fault_while_making_chunks_reaches_the_trainer() -> None:
 
 
 def test_a_mover_crosses_the_view_and_its_label_goes_with_it() -> None:
-    thing = Thing(5, np.full((4, 6), 200, np.uint8), np.full((4, 6), 1 << 5, np.uint8), np.ones((4, 6), bool), 1, 0.5, 64)
+    thing = Thing(
+        5, np.full((4, 6), 200, np.uint8), np.full((4, 6), 1 << 5, np.uint8), np.ones((4, 6), bool), 1, 0.5, 64
+    )
     mover = Mover(thing, centre=(10.5, 11.5), velocity=(4.0, 0.0), scale=1.0, growth=0.0)
     for time in (0.0, 2.0):
         view, labels = np.zeros((24, 32), np.uint8), np.zeros((12, 16), np.uint8)
