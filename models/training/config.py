@@ -49,6 +49,10 @@ class StreamData:
         Share of the views that are placed around something of a rare class.
     camvid_share : float
         Share of the sequences that are made from CamVid; the rest is from IDD-Lite.
+    noise_hz : float
+        Mean rate of the background events of a pixel; each picture has a rate of its own, exponentially distributed.
+    hot_pixels : float
+        Mean share of the pixels that fire without cause, likewise.
     unjudged : int
         Windows after a reset that the loss leaves out: they have seen too little.
     """
@@ -64,6 +68,8 @@ class StreamData:
     movers: int = 2
     rare_views: float = 0.4
     camvid_share: float = 0.65
+    noise_hz: float = 0.2
+    hot_pixels: float = 0.0
     unjudged: int = 2
 
 

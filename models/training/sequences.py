@@ -23,6 +23,9 @@ from models.emulator import EmulatorConfig, crossings, initial, log_intensity
 REFERENCE_WIDTH = 346
 RARE_CLASSES = (2, 4, 5)
 MOVING_CLASSES = (4, 5)
+WINDOWS_PER_SECOND = 30
+HOT_PIXEL_CHANCE = 0.7
+"""Chance that a hot pixel fires in a window, for each polarity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,9 @@ class SequenceConfig:
         Most things of rare classes that are pasted into the picture, and that move in front of it.
     rare_views : float
         Share of the views that are placed around something of a rare class.
+    noise_hz, hot_pixels : float
+        Mean rate of a pixel's background events, and mean share of hot pixels, each exponentially distributed over
+        the slots. A hot pixel fires in most windows.
     """
 
     height: int = 144
@@ -56,6 +62,8 @@ class SequenceConfig:
     pastes: int = 3
     movers: int = 2
     rare_views: float = 0.4
+    noise_hz: float = 0.2
+    hot_pixels: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +201,17 @@ class Mover:
 
 @dataclass(slots=True)
 class _Slot:
-    """One row of the batch: a drive over one picture, and the sensor's state."""
+    """One row of the batch: a drive over one picture, and the sensor's state.
+
+    ``noise`` (H, W) is the chance of a background event in a window, for each polarity.
+    """
 
     grey: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     motion: EgoMotion
     movers: tuple[Mover, ...]
     emulator: EmulatorConfig
+    noise: NDArray[np.float32]
     gamma: float
     windows_for_each_frame: int
     chunks_left: int
@@ -300,14 +312,18 @@ class SequenceBatches:
             contrast_on=contrast * float(rng.uniform(0.9, 1.1)),
             contrast_off=contrast * float(rng.uniform(0.9, 1.1)),
             threshold_sigma=float(rng.uniform(0, 0.05)),
-            noise_rate_hz=float(rng.exponential(0.2)),
+            noise_rate_hz=float(rng.exponential(config.noise_hz)),
         )
+        noise = np.full((config.height, config.width), 0.5 * emulator.noise_rate_hz / WINDOWS_PER_SECOND, np.float32)
+        if config.hot_pixels:
+            noise[rng.random(noise.shape) < rng.exponential(config.hot_pixels)] = HOT_PIXEL_CHANCE
         return _Slot(
             grey,
             labels,
             EgoMotion.random(rng, grey.shape, origin, chunks * config.chunk),
             self._movers(grey.shape, origin),
             emulator,
+            noise,
             gamma=float(np.exp(rng.normal(0, 0.2))),
             windows_for_each_frame=int(rng.integers(1, 3)),
             chunks_left=chunks,
@@ -377,7 +393,6 @@ class SequenceBatches:
             slot.reference, slot.thresholds = slot.level, (sensor.theta_on, sensor.theta_off)
         counts = np.empty((config.chunk, 2, config.height, config.width), np.float32)
         labels = np.empty((config.chunk, *self.label_x.shape), np.uint8)
-        noise = 0.5 * slot.emulator.noise_rate_hz / 30
         for k in range(config.chunk):
             step = slot.windows_for_each_frame
             part = slot.window % step
@@ -387,8 +402,7 @@ class SequenceBatches:
             n_on, n_off, slot.reference = crossings(slot.reference, slot.level, *slot.thresholds)
             for channel, n in ((0, n_off), (1, n_on)):
                 counts[k, channel] = n
-                if noise > 0:
-                    counts[k, channel] += self.rng.random(n.shape, dtype=np.float32) < noise
+                counts[k, channel] += self.rng.random(n.shape, dtype=np.float32) < slot.noise
             slot.window += 1
             labels[k] = self._label(slot, float(slot.window))
         slot.chunks_left -= 1

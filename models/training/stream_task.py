@@ -111,6 +111,8 @@ class StreamTask:
             pastes=stream.pastes,
             movers=stream.movers,
             rare_views=stream.rare_views,
+            noise_hz=stream.noise_hz,
+            hot_pixels=stream.hot_pixels,
         )
         seed = (self.config.seed, self._rank, start)
         clip = self.architecture.count_clip

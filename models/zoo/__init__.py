@@ -11,7 +11,7 @@ import glob
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from models.architectures.edge import EdgeConfig
     from models.architectures.paper import PaperConfig
     from models.coding import InputCoding, Source
+    from models.runtime.model import Mode
     from models.runtime.protocol import FrameModel, ProtocolModel
     from models.runtime.streaming import StreamingModel
 
@@ -92,18 +93,70 @@ def load_any(name: str, folder: Path = ZOO) -> ZooModel:
     """
     from safetensors import SafetensorError
 
+    card = _read_card(name, folder)
+    try:
+        return (_load_paper if card["format"] == PAPER_FORMAT else _load_edge)(name, card, folder)
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a card says of a network of events, before its weights are read; the fields are ``SegmentationModel``'s."""
+
+    name: str
+    classes: tuple[SegmentationClass, ...]
+    mode: Mode
+    steps: int
+    longest_side: int
+    window_us: int
+    card: dict[str, Any]
+
+
+def describe(name: str, folder: Path = ZOO) -> Description:
+    """Describe a trained network of events from its card.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is none of that name.
+    WeightsError
+        If its card cannot be read, or a file of weights is missing.
+    """
+    card = _read_card(name, folder)
+    try:
+        paper = card["format"] == PAPER_FORMAT
+        files = list(card["files"]) if paper else [f"{name}.safetensors"]
+        missing = [file for file in files if not (folder / file).is_file()]
+        if missing:
+            raise WeightsError(f"model {name!r}: {', '.join(missing)} is missing")
+        window_us = int(card["window_us"])
+        if not paper:
+            return Description(name, DDD17_CLASSES, "streaming", 1, int(card["config"]["grid"]), window_us, card)
+        coding, config = card["coding"], card["config"]
+        side = max(int(coding["height"]), int(coding["width"]))
+        steps = int(config["steps"]) if config["spiking"] else 1
+        return Description(name, _classes_of(card), "protocol", steps, side, window_us, card)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"model {name!r} has a damaged card: {type(error).__name__}: {error}") from error
+
+
+def _read_card(name: str, folder: Path) -> dict[str, Any]:
     known = names(folder)
     if name not in known:
         raise UnknownModelError(f"no model {name!r}; there are: {', '.join(known) or 'none'}")
-    readers = {FORMAT: _load_edge, PAPER_FORMAT: _load_paper}
     try:
         card: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
-        if card["format"] not in readers:
-            reads = ", ".join(map(repr, readers))
+        if card["format"] not in (FORMAT, PAPER_FORMAT):
+            reads = f"{FORMAT!r}, {PAPER_FORMAT!r}"
             raise WeightsError(f"model {name!r} has format {card['format']!r}, this version reads {reads}")
-        return readers[card["format"]](name, card, folder)
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        return card
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _classes_of(card: dict[str, Any]) -> tuple[SegmentationClass, ...]:
+    return tuple(SegmentationClass(int(c["id"]), str(c["name"]), tuple(c["color"])) for c in card["classes"])
 
 
 def save(name: str, config: EdgeConfig, weights: dict[str, Tensor], card: dict[str, Any], folder: Path = ZOO) -> None:
@@ -182,7 +235,7 @@ def _load_paper(name: str, card: dict[str, Any], folder: Path) -> ProtocolModel 
 
     config = PaperConfig(**_known_fields(PaperConfig, card["config"]))
     coding = InputCoding(**_known_fields(InputCoding, card["coding"]))
-    classes = tuple(SegmentationClass(int(c["id"]), str(c["name"]), tuple(c["color"])) for c in card["classes"])
+    classes = _classes_of(card)
     count = len(card["files"])
     shards = [
         _read_shard(folder / file, card["files"][file])

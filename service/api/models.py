@@ -9,7 +9,6 @@ from fastapi import APIRouter
 from models.classes import UNLABELLED
 from service.api.problems import PROBLEM_RESPONSES
 from service.api.services import AppServices
-from service.errors import ModelUnavailableError
 
 router = APIRouter(tags=["models"], responses=PROBLEM_RESPONSES)
 
@@ -17,14 +16,8 @@ router = APIRouter(tags=["models"], responses=PROBLEM_RESPONSES)
 @router.get("/v1/models")
 async def list_models(services: AppServices) -> dict[str, Any]:
     """Models with classes, how they run, input grid, default window in microseconds, and card."""
-    listed = []
-    for name in await services.library.names():
-        try:
-            model = await services.library.get(name)
-        except ModelUnavailableError:
-            # The others can still be used; the library has logged why.
-            continue
-        listed.append(
+    return {
+        "models": [
             {
                 "name": model.name,
                 "default": model.name == services.settings.default_model,
@@ -36,5 +29,6 @@ async def list_models(services: AppServices) -> dict[str, Any]:
                 "window": {"us": model.window_us},
                 "card": model.card,
             }
-        )
-    return {"models": listed}
+            for model in await services.library.describe()
+        ]
+    }

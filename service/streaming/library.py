@@ -40,6 +40,10 @@ class ModelLibrary:
         """Names of all models that segment events, loaded or not."""
         return await self._engine.offload(zoo.names, self._folder, input="events")
 
+    async def describe(self) -> list[zoo.Description]:
+        """What the cards say of the models that segment events; those that cannot be used are left out."""
+        return await self._engine.offload(_describe, self._folder)
+
     async def get(self, name: str) -> SegmentationModel:
         """The model of that name.
 
@@ -86,3 +90,13 @@ def _load(name: str, folder: Path) -> SegmentationModel:
     if isinstance(model, FrameModel):
         raise model_errors.WeightsError(f"model {name!r} segments frames, though its card's input does not say so")
     return model
+
+
+def _describe(folder: Path) -> list[zoo.Description]:
+    described = []
+    for name in zoo.names(folder, input="events"):
+        try:
+            described.append(zoo.describe(name, folder))
+        except model_errors.ModelsError as error:
+            logger.error("model %s cannot be used: %s", name, error)
+    return described

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from models.datasets import camvid, idd_lite
+from models.datasets.stills import Still
 from models.ego_motion import EgoMotion
 from models.training.config import Phase
 from models.training.prefetch import ChunkPrefetcher
@@ -114,3 +116,14 @@ def test_a_mover_grows_as_it_comes_near() -> None:
     view = np.zeros((32, 32), np.uint8)
     mover.draw(view, thing.grey, 1.0, 1, cv2.INTER_LINEAR)
     assert (view > 0).sum() == 64
+
+
+def test_hot_pixels_and_noise_fire_without_a_cause() -> None:
+    flat = Still("flat", np.full((96, 128), 90, np.uint8), np.full((96, 128), 1, np.uint8))
+    quiet = SequenceConfig(height=48, width=64, chunk=4, pastes=0, movers=0, noise_hz=0.0)
+    noisy = replace(quiet, noise_hz=3.0, hot_pixels=0.01)
+    silent, loud = (next(SequenceBatches(Pictures([([flat], 1.0)]), c, 4, 4, seed=0)) for c in (quiet, noisy))
+    assert not silent.counts.any()
+    fired = (loud.counts > 0).mean((0, 2))
+    assert 0 < (fired > 0.4).mean() < 0.1, "a few pixels fire nearly always"
+    assert 0.001 < loud.counts.mean() < 0.2
