@@ -30,6 +30,8 @@ $(VENV)/serve.done: pyproject.toml
 $(VENV)/dev.done: pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e '.[dev]'
+	# Its harness needs neither numba nor torchaudio, which it would draw in, and a torch of its own with them.
+	$(PIP) --no-deps neurobench==2.3.0 snntorch==1.0.0
 	touch $@ $(VENV)/serve.done
 
 clean:

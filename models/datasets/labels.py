@@ -30,3 +30,17 @@ def class_ids(sets: LabelSets) -> NDArray[np.uint8]:
     for c in range(8):
         table[1 << c] = c
     return table[sets]
+
+
+def sets_of_ids(ids: NDArray[np.uint8]) -> LabelSets:
+    """Bit masks of one class each, empty where an id is ``UNLABELLED``; ids are below 8."""
+    table = np.zeros(256, np.uint8)
+    table[:8] = 1 << np.arange(8)
+    return table[ids]
+
+
+def at_cells(labels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Labels (..., H, W) at the middle of each cell of a grid of height x width."""
+    rows = ((np.arange(height) + 0.5) * labels.shape[-2] / height).astype(np.int64)
+    columns = ((np.arange(width) + 0.5) * labels.shape[-1] / width).astype(np.int64)
+    return labels[..., rows[:, None], columns]

@@ -55,6 +55,9 @@ class StreamData:
         Mean share of the pixels that fire without cause, likewise.
     unjudged : int
         Windows after a reset that the loss leaves out: they have seen too little.
+    drives, held_out_drives : tuple of str
+        Recordings to learn from in place of simulated sequences, and to choose checkpoints by, as
+        ``models.training.evaluate`` names them. Pictures, phases and noise then do not matter.
     """
 
     phases: tuple[Phase, ...] = (
@@ -71,6 +74,8 @@ class StreamData:
     noise_hz: float = 0.2
     hot_pixels: float = 0.0
     unjudged: int = 2
+    drives: tuple[str, ...] = ()
+    held_out_drives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ class ProtocolData:
     phases : tuple of CropPhase
     camvid_share : float
         Share of the event windows that are made from CamVid; the rest is from IDD-Lite.
+    drives, held_out_drives : tuple of str
+        Recordings to learn from in place of simulated sequences, as in ``StreamData``.
     """
 
     coding: InputCoding = field(default_factory=lambda: InputCoding(code="direct", normalisation="count"))
@@ -101,6 +108,8 @@ class ProtocolData:
     surrogate: Surrogate = "linear"
     phases: tuple[CropPhase, ...] = (CropPhase(0.5, 32), CropPhase(0.5, 64))
     camvid_share: float = 0.65
+    drives: tuple[str, ...] = ()
+    held_out_drives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

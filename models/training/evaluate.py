@@ -19,7 +19,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,45 +79,71 @@ def drive_windows(frames: list[Still], config: emulator.EmulatorConfig) -> Itera
 
 @dataclass(frozen=True, slots=True)
 class LabelledDrive:
-    """A drive to score a network on: its windows in order, their length, and the sensor that saw them."""
+    """A drive to train or to score a network on.
+
+    Attributes
+    ----------
+    name : str
+    window_us : int
+    sensor : SensorSize
+    read : callable
+        Its windows in order, from the start.
+    """
 
     name: str
-    windows: Sequence[LabelledWindow]
     window_us: int
     sensor: SensorSize
+    read: Callable[[], Iterator[LabelledWindow]]
 
 
-def read_drive(name: str, root: Path | None = None) -> LabelledDrive:
+def find_drive(name: str, root: Path | None = None) -> LabelledDrive:
     """A drive by name: ``camvid-events``, ``ddd17:RECORDING`` or ``dsec:SEQUENCE``.
 
     Raises
     ------
     DatasetNotFoundError
-        If there is none of that name, or its data is not under the data root.
+        If there is none of that name; where its data is not under the data root, once it is read.
     """
     kind, _, sequence = name.partition(":")
     if name == "camvid-events":
-        return LabelledDrive(name, camvid_events(root), WINDOW_US, SENSOR)
+        return LabelledDrive(name, WINDOW_US, SENSOR, lambda: iter(camvid_events(root)))
     if kind == "ddd17" and sequence:
-        found = ddd17.labelled_windows(sequence, root)
-        return LabelledDrive(name, _number(found, ddd17.WINDOW_US), ddd17.WINDOW_US, ddd17.CROP)
+        return LabelledDrive(
+            name,
+            ddd17.WINDOW_US,
+            ddd17.CROP,
+            lambda: _number(ddd17.labelled_windows(sequence, root), ddd17.WINDOW_US),
+        )
     if kind == "dsec" and sequence:
-        found = dsec.labelled_windows(sequence, root, scored=dsec.PUBLISHED_LABELS)
-        return LabelledDrive(name, _number(found, dsec.WINDOW_US), dsec.WINDOW_US, dsec.CROP)
+        return LabelledDrive(
+            name,
+            dsec.WINDOW_US,
+            dsec.CROP,
+            lambda: _number(dsec.labelled_windows(sequence, root, scored=dsec.PUBLISHED_LABELS), dsec.WINDOW_US),
+        )
     raise DatasetNotFoundError(f"no drive {name!r}; expected camvid-events, ddd17:RECORDING or dsec:SEQUENCE")
 
 
-def _number(found: Iterable[tuple[EventBatch, NDArray[np.uint8] | None]], window_us: int) -> list[LabelledWindow]:
-    return [LabelledWindow(k * window_us, events, truth) for k, (events, truth) in enumerate(found)]
+def _number(found: Iterable[tuple[EventBatch, NDArray[np.uint8] | None]], window_us: int) -> Iterator[LabelledWindow]:
+    return (LabelledWindow(k * window_us, events, truth) for k, (events, truth) in enumerate(found))
 
 
 def confusion_report(matrix: Confusion, classes: Sequence[SegmentationClass] = DDD17_CLASSES) -> dict[str, Any]:
-    """Scores of a confusion matrix under the names that cards and reports use."""
-    iou = class_iou(matrix)
+    """Scores of a confusion matrix under the names that cards and reports use.
+
+    A class that is neither present nor predicted has no IoU, and one that is not present no accuracy: None.
+    """
+
+    def by_class(values: NDArray[np.float64]) -> dict[str, float | None]:
+        return {
+            c.name: None if np.isnan(value) else round(float(value), 4)
+            for c, value in zip(classes, values, strict=True)
+        }
+
     return {
         "miou": round(mean_iou(matrix), 4),
-        "class_iou": {c.name: round(float(v), 4) for c, v in zip(classes, iou, strict=True)},
-        "class_accuracy": {c.name: round(float(v), 4) for c, v in zip(classes, class_accuracy(matrix), strict=True)},
+        "class_iou": by_class(class_iou(matrix)),
+        "class_accuracy": by_class(class_accuracy(matrix)),
         "pixel_accuracy": round(pixel_accuracy(matrix), 4),
         "confusion_matrix": matrix.tolist(),
     }
@@ -185,13 +211,15 @@ def evaluate_frames(model: FrameModel, pictures: Sequence[voc2012.Picture]) -> d
     return report
 
 
-def latency_report(model: SegmentationModel, drive: LabelledDrive, windows: int = 60) -> dict[str, float]:
+def latency_report(
+    model: SegmentationModel, windows: Sequence[LabelledWindow], sensor: SensorSize, most: int = 60
+) -> dict[str, float]:
     """Milliseconds that a window takes in this process, from events to mask: soft figures, of this machine."""
-    state = model.initial_state(drive.sensor)
+    state = model.initial_state(sensor)
     taken = []
-    for window in drive.windows[:windows]:
+    for window in windows[:most]:
         begun = time.perf_counter()
-        state = model.segment(state, window.events, drive.sensor).state
+        state = model.segment(state, window.events, sensor).state
         taken.append(1e3 * (time.perf_counter() - begun))
     return {f"p{q}": round(float(np.percentile(taken, q)), 2) for q in (50, 95)}
 
@@ -214,12 +242,11 @@ def main() -> None:
         pictures = voc2012.load("val")
         report |= {"data": "voc2012 val", "pictures": len(pictures), **evaluate_frames(model, pictures)}
     else:
-        drive, carry = read_drive(args.data), not args.reset
-        report |= {"data": drive.name, "windows": len(drive.windows), "carry_state": carry}
-        report |= evaluate_model(
-            model, drive.windows, sensor=drive.sensor, window_us=drive.window_us, carry_state=carry
-        )
-        report["latency_ms"] = latency_report(model, drive)
+        drive, carry = find_drive(args.data), not args.reset
+        windows = list(drive.read())
+        report |= {"data": drive.name, "windows": len(windows), "carry_state": carry}
+        report |= evaluate_model(model, windows, sensor=drive.sensor, window_us=drive.window_us, carry_state=carry)
+        report["latency_ms"] = latency_report(model, windows, drive.sensor)
     text = json.dumps(report, indent=2)
     print(text)
     if args.out:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,20 +26,15 @@ from models.runtime.streaming import StreamingModel
 from models.training import protocol_task
 from models.training.checkpoint import load_run
 from models.training.config import TrainConfig, make_config
-from models.training.evaluate import (
-    SENSOR,
-    WINDOW_US,
-    LabelledWindow,
-    camvid_events,
-    evaluate_frames,
-    evaluate_model,
-)
+from models.training.evaluate import LabelledDrive, LabelledWindow, evaluate_frames, evaluate_model, find_drive
 from models.training.history import HISTORY
 
 if TYPE_CHECKING:
     from models.zoo import ZooModel
 
-TEST_DATA = "CamVid-events val: 100 labelled frames at 15 Hz, 200 windows of 33.3 ms, simulated sensor 346x260"
+TEST_DATA = {
+    "camvid-events": "CamVid-events val: 100 labelled frames at 15 Hz, 200 windows of 33.3 ms, simulated sensor 346x260"
+}
 FRAME_TEST_DATA = "VOC2012 val, 223 pictures of animals, at their own size (longest side 144)"
 DATA = [
     {
@@ -88,22 +83,26 @@ def training_card(run: dict[str, Any], name: str) -> dict[str, Any]:
         "updates": run["updates_done"],
         "curve": run["curve"],
         "minutes": run["minutes_taken"],
-        "pictures": run["data"],
+        "material": run["data"],
         "held_out": {key: value for key, value in run["held_out"].items() if key != "confusion_matrix"},
         "machine": run["machine"],
-        "data": FRAME_DATA if "VOC2012 train_aug" in run["data"]["training_pictures"] else DATA,
+        "data": _data(run["data"]),
     }
 
 
-def export(name: str, run_folder: Path, twin_folder: Path, folder: Path = zoo.ZOO) -> dict[str, Any]:
+def export(
+    name: str, run_folder: Path, twin_folder: Path, folder: Path = zoo.ZOO, *, data: str = "camvid-events"
+) -> dict[str, Any]:
     """Write a network and its twin to a folder of trained networks; the network's card is returned.
+
+    A network of events is scored on the drive ``data``, as ``models.training.evaluate`` names it.
 
     Raises
     ------
     TrainingError
         If a folder does not hold a finished run of that kind.
     """
-    tests = _Tests()
+    tests = _Tests(find_drive(data))
     cards: dict[str, dict[str, Any]] = {}
     for named, source, twin in ((f"{name}-ann", twin_folder, True), (name, run_folder, False)):
         network, run = load_run(source)
@@ -114,13 +113,14 @@ def export(name: str, run_folder: Path, twin_folder: Path, folder: Path = zoo.ZO
             "parameters": sum(p.numel() for p in network.parameters()),
             "training": training_card(run, named),
             "licence": "non-commercial research, after the data that it was trained on",
-            "notes": FRAME_NOTES if _takes_frames(config) else NOTES,
+            "notes": _notes(config, run),
         }
-        _save(named, network, config, card, folder)
+        _save(named, network, config, card, tests.drive, folder)
         model = zoo.load_any(named, folder)
         card["evaluation"] = {
-            "data": FRAME_TEST_DATA if _takes_frames(config) else TEST_DATA,
-            "command": f"python -m models.training.evaluate --model {named}",
+            "data": FRAME_TEST_DATA if _takes_frames(config) else TEST_DATA.get(data, data),
+            "command": f"python -m models.training.evaluate --model {named}"
+            + ("" if data == "camvid-events" else f" --data {data}"),
             **tests.score(model),
         }
         if not twin:
@@ -131,9 +131,25 @@ def export(name: str, run_folder: Path, twin_folder: Path, folder: Path = zoo.ZO
                 f"{card['training']['updates']}",
                 **next(beside["evaluation"][key] for key in ("stream", "frames") if key in beside["evaluation"]),
             }
-        _save(named, network, config, card, folder)
+        _save(named, network, config, card, tests.drive, folder)
         cards[named] = card
     return cards[name]
+
+
+def _notes(config: TrainConfig, run: dict[str, Any]) -> list[str]:
+    if _takes_frames(config):
+        return FRAME_NOTES
+    if "training_drives" in run["data"]:
+        return ["Real: trained on event recordings; the checkpoint was chosen on others that were held out."]
+    return NOTES
+
+
+def _data(about: dict[str, Any]) -> list[dict[str, str]]:
+    if "training_drives" in about:
+        return [
+            {"name": drive, "use": "events and labels", "licence": "its source's"} for drive in about["training_drives"]
+        ]
+    return FRAME_DATA if "VOC2012 train_aug" in about["training_pictures"] else DATA
 
 
 def _takes_frames(config: TrainConfig) -> bool:
@@ -147,9 +163,17 @@ def _sees(model: ZooModel) -> str:
 
 
 def _save(
-    name: str, network: EdgeDeepLab | PaperNetwork, config: TrainConfig, card: dict[str, Any], folder: Path
+    name: str,
+    network: EdgeDeepLab | PaperNetwork,
+    config: TrainConfig,
+    card: dict[str, Any],
+    drive: LabelledDrive,
+    folder: Path,
 ) -> None:
-    about_sensor = {"window_us": WINDOW_US, "sensor": {"width": SENSOR.width, "height": SENSOR.height}}
+    about_sensor = {
+        "window_us": drive.window_us,
+        "sensor": {"width": drive.sensor.width, "height": drive.sensor.height},
+    }
     if isinstance(network, EdgeDeepLab):
         classes = [{"id": c.id, "name": c.name, "color": list(c.color)} for c in DDD17_CLASSES]
         weights = fold_batch_norm(network)
@@ -166,9 +190,12 @@ def _save(
 class _Tests:
     """Test data, read when it is first needed."""
 
+    def __init__(self, drive: LabelledDrive) -> None:
+        self.drive = drive
+
     @cached_property
     def windows(self) -> list[LabelledWindow]:
-        return camvid_events()
+        return list(self.drive.read())
 
     @cached_property
     def pictures(self) -> voc2012.Pictures:
@@ -178,9 +205,10 @@ class _Tests:
         """Scores of a network on the data of its kind."""
         if isinstance(model, FrameModel):
             return {"frames": evaluate_frames(model, self.pictures)}
-        scores = {"stream": evaluate_model(model, self.windows)}
+        score = partial(evaluate_model, model, self.windows, sensor=self.drive.sensor, window_us=self.drive.window_us)
+        scores = {"stream": score()}
         if isinstance(model, StreamingModel) and model.runtime.config.spiking:
-            scores["reset_every_window"] = evaluate_model(model, self.windows, carry_state=False)
+            scores["reset_every_window"] = score(carry_state=False)
         return scores
 
 
@@ -190,8 +218,9 @@ def main() -> None:
     parser.add_argument("--name", default="edge-s")
     parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--twin", type=Path, required=True, help="folder of the ANN twin's run")
+    parser.add_argument("--data", default="camvid-events", help="camvid-events, ddd17:RECORDING or dsec:SEQUENCE")
     args = parser.parse_args()
-    print(json.dumps(export(args.name, args.run, args.twin)["evaluation"], indent=2))
+    print(json.dumps(export(args.name, args.run, args.twin, data=args.data)["evaluation"], indent=2))
 
 
 if __name__ == "__main__":

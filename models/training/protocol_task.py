@@ -22,14 +22,16 @@ from torch import Tensor, nn
 from models.architectures.paper import Kind, PaperConfig, PaperNetwork, firing_rates
 from models.classes import DDD17_CLASSES, UNLABELLED, SegmentationClass
 from models.coding import direct_code, frame_input, history_code, poisson_code
-from models.datasets import camvid, idd_lite, voc2012
+from models.datasets import voc2012
+from models.datasets.labels import at_cells
 from models.training import holdout
+from models.training.chunk_sources import ChunkSource, PictureSource, RecordingSource
 from models.training.config import CropPhase, Phase, TrainConfig
 from models.training.evaluate import SENSOR, confusion_report
 from models.training.losses import set_cross_entropy
 from models.training.metrics import Confusion, confusion
-from models.training.prefetch import ChunkPrefetcher, phase_at
-from models.training.sequences import Chunk, Pictures, SequenceConfig
+from models.training.prefetch import phase_at
+from models.training.sequences import Chunk, SequenceConfig
 from models.training.task import Batches, LossPart, Score
 
 KINDS: dict[str, Kind] = {"paper-deeplab": "deeplab", "paper-fcn": "fcn"}
@@ -88,13 +90,6 @@ def cells_of_counts(counts: Tensor, height: int, width: int) -> Tensor:
 def _membership(pixels: int, cells: int) -> Tensor:
     """(cells, pixels): 1 where a pixel lies in a cell."""
     return nn.functional.one_hot(torch.arange(pixels) * cells // pixels, cells).T.float()
-
-
-def labels_of_cells(labels: Tensor, height: int, width: int) -> Tensor:
-    """Labels (..., h, w) at the middle of each cell of a grid of height x width."""
-    rows = ((torch.arange(height) + 0.5) * labels.shape[-2] / height).long()
-    columns = ((torch.arange(width) + 0.5) * labels.shape[-1] / width).long()
-    return labels[..., rows[:, None], columns]
 
 
 def vary_frame(
@@ -217,36 +212,36 @@ class ProtocolTask:
 
 
 class _EventData:
-    """The last windows of drives over pictures, on the paper's grid of cells."""
+    """The last windows of sequences, on the paper's grid of cells."""
 
     classes: tuple[SegmentationClass, ...] = DDD17_CLASSES
 
     def __init__(self, config: TrainConfig, root: Path | None) -> None:
         self._config = config
-        training, self._held_out = holdout.split(camvid.load("train", root))
-        share = config.protocol.camvid_share
-        self._sources = [(training, share), (idd_lite.load(root), 1 - share)]
-        coding = config.protocol.coding
-        self._windows = config.protocol.steps if coding.code == "history" and not config.twin else 1
+        data = config.protocol
+        self._source: ChunkSource
+        if data.drives:
+            self._source = RecordingSource(data.drives, data.held_out_drives, 0, root)
+        else:
+            self._source = PictureSource(data.camvid_share, root)
+        self._windows = data.steps if data.coding.code == "history" and not config.twin else 1
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "training_pictures": {"CamVid train": len(self._sources[0][0]), "IDD-Lite": len(self._sources[1][0])},
-            "held_out_pictures": {"CamVid train": len(self._held_out)},
-        }
+        return {"window_us": self._source.window_us, **self._source.describe()}
 
     @contextmanager
     def samples(self, seed: tuple[int, ...]) -> Iterator[Iterator[Sample]]:
         sequence = SequenceConfig(chunk=self._windows + SETTLING_WINDOWS, chunks=(1, 1))
         phase = Phase(1.0, SENSOR.height, SENSOR.width, (1.0, 1.5))
-        pictures = Pictures(self._sources)
-        with ChunkPrefetcher(pictures, [phase], sequence, self._config.batch, COUNT_LIMIT, seed) as chunks:
+        with self._source.chunks(
+            [phase], sequence, batch=self._config.batch, count_clip=COUNT_LIMIT, seed=seed
+        ) as chunks:
             yield (self._sample(chunk) for chunk in chunks)
 
     def _sample(self, chunk: Chunk) -> Sample:
         coding = self._config.protocol.coding
-        labels = labels_of_cells(torch.from_numpy(chunk.labels[-1]), coding.height, coding.width)
-        return Sample(self._input(torch.from_numpy(chunk.counts)), labels)
+        labels = at_cells(chunk.labels[-1], coding.height, coding.width)
+        return Sample(self._input(torch.from_numpy(chunk.counts)), torch.from_numpy(labels))
 
     def _input(self, counts: Tensor) -> Tensor:
         coding = self._config.protocol.coding
@@ -257,8 +252,7 @@ class _EventData:
 
     @cached_property
     def _drives(self) -> list[holdout.HeldOutDrive]:
-        views = holdout.natural_views(SENSOR.height, SENSOR.width, self._windows + SETTLING_WINDOWS)
-        return holdout.drives(self._held_out, views, COUNT_LIMIT)
+        return self._source.held_out(self._windows + SETTLING_WINDOWS, COUNT_LIMIT)
 
     def score(self, run: Callable[[Tensor], Tensor]) -> Confusion:
         logits = holdout.final_logits(self._drives, lambda counts: run(self._input(counts))[None])

@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from models.architectures.edge import EdgeConfig, EdgeDeepLab, add_class_bias
 from models.classes import DDD17_CLASSES
-from models.datasets import camvid, idd_lite
 from models.training import holdout
+from models.training.chunk_sources import ChunkSource, PictureSource, RecordingSource
 from models.training.config import TrainConfig
-from models.training.evaluate import SENSOR, confusion_report
+from models.training.evaluate import confusion_report
 from models.training.history import HISTORY, History
 from models.training.losses import dice, distillation, firing_rate_penalty, lovasz, set_cross_entropy
-from models.training.prefetch import ChunkPrefetcher
-from models.training.sequences import Chunk, Pictures, SequenceConfig
+from models.training.sequences import Chunk, SequenceConfig
 from models.training.task import Batches, LossPart, Score
 
 ARCHITECTURES = {
@@ -54,7 +53,7 @@ def make_network(config: TrainConfig) -> EdgeDeepLab:
 
 
 class StreamTask:
-    """Streaming segmentation of driving events, from CamVid and IDD-Lite pictures.
+    """Streaming segmentation of driving events, from CamVid and IDD-Lite pictures or from labelled recordings.
 
     Parameters
     ----------
@@ -68,7 +67,9 @@ class StreamTask:
     Raises
     ------
     DatasetNotFoundError
-        If CamVid or IDD-Lite are not under the data root.
+        If the data is not under the data root.
+    TrainingError
+        If recordings are to be learned from and none is held out.
     """
 
     def __init__(
@@ -77,10 +78,13 @@ class StreamTask:
         self.config = config
         self.device = device or torch.device("cpu")
         self._rank = rank
-        camvid_training, self._held_out = holdout.split(camvid.load("train", root))
-        share = config.stream.camvid_share
-        self._sources = [(camvid_training, share), (idd_lite.load(root), 1 - share)]
         self.architecture = architecture(config)
+        stream = config.stream
+        self._source: ChunkSource
+        if stream.drives:
+            self._source = RecordingSource(stream.drives, stream.held_out_drives, self.architecture.grid, root)
+        else:
+            self._source = PictureSource(stream.camvid_share, root)
         self._class_weights = class_weights(CLASS_SHARES, config.loss.weight_cap).to(self.device)
         self._history = History()
         self._teacher: EdgeDeepLab | None = None
@@ -92,10 +96,7 @@ class StreamTask:
 
     def describe(self) -> dict[str, Any]:
         """What a finished run says of its data."""
-        return {
-            "training_pictures": {"CamVid train": len(self._sources[0][0]), "IDD-Lite": len(self._sources[1][0])},
-            "held_out_pictures": {"CamVid train": len(self._held_out)},
-        }
+        return {"window_us": self._source.window_us, **self._source.describe()}
 
     def teach_with(self, teacher: EdgeDeepLab) -> None:
         """Distil from a trained network, whichever kind it is."""
@@ -115,11 +116,10 @@ class StreamTask:
             hot_pixels=stream.hot_pixels,
         )
         seed = (self.config.seed, self._rank, start)
-        clip = self.architecture.count_clip
-        with ChunkPrefetcher(
-            Pictures(self._sources), stream.phases, sequence, self.config.batch, clip, seed
-        ) as prefetcher:
-            yield prefetcher
+        with self._source.chunks(
+            stream.phases, sequence, batch=self.config.batch, count_clip=self.architecture.count_clip, seed=seed
+        ) as chunks:
+            yield chunks
 
     def rest(self, network: EdgeDeepLab) -> None:
         """Forget every sequence: the next chunk begins new ones."""
@@ -155,8 +155,7 @@ class StreamTask:
 
     @cached_property
     def _drives(self) -> list[holdout.HeldOutDrive]:
-        views = holdout.natural_views(SENSOR.height, SENSOR.width, HELD_OUT_WINDOWS)
-        return holdout.drives(self._held_out, views, self.architecture.count_clip)
+        return self._source.held_out(HELD_OUT_WINDOWS, self.architecture.count_clip)
 
     @torch.no_grad()
     def _held_out_logits(self, network: EdgeDeepLab) -> list[Tensor]:

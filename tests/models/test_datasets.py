@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.datasets import camvid, idd_lite
-from models.datasets.labels import class_ids, set_table
+from models.datasets.labels import at_cells, class_ids, set_table, sets_of_ids
 from models.errors import DatasetNotFoundError
 
 
@@ -27,6 +27,17 @@ def test_idd_lite_ids_are_sets_where_its_classes_are_coarser(data_tree: Path) ->
 
 def test_unlabelled_ids_are_empty_sets() -> None:
     assert set_table({0: [1, 2]})[[0, 1, 255]].tolist() == [0b110, 0, 0]
+
+
+def test_a_cells_label_is_that_of_its_middle() -> None:
+    labels = np.arange(36, dtype=np.uint8).reshape(6, 6)
+    assert at_cells(labels, 2, 3).tolist() == [[7, 9, 11], [25, 27, 29]]
+
+
+def test_ids_become_sets_and_sets_ids() -> None:
+    ids = np.array([0, 5, 255], np.uint8)
+    assert sets_of_ids(ids).tolist() == [1, 32, 0]
+    assert class_ids(sets_of_ids(ids)).tolist() == ids.tolist()
 
 
 def test_absent_data_is_named_with_the_expected_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from models.errors import DatasetNotFoundError
 from models.training import evaluate
-from models.training.evaluate import SENSOR, WINDOW_US, camvid_events, confusion_report, read_drive
+from models.training.evaluate import SENSOR, WINDOW_US, camvid_events, confusion_report, find_drive
 from models.training.metrics import class_accuracy, class_iou, confusion, mean_iou, pixel_accuracy
 
 
@@ -44,6 +44,9 @@ def test_a_report_holds_scores_by_class_and_the_matrix_they_come_from() -> None:
     assert report["class_iou"]["flat"] == 0.5
     assert report["class_accuracy"]["flat"] == 0.5
     assert report["confusion_matrix"] == matrix.tolist()
+    matrix[5] = 0
+    assert confusion_report(matrix)["class_accuracy"]["vehicle"] is None
+    assert confusion_report(matrix)["class_iou"]["vehicle"] is None
 
 
 def test_the_command_writes_what_it_prints(
@@ -62,4 +65,4 @@ def test_the_command_writes_what_it_prints(
 
 def test_an_unknown_drive_is_answered_with_the_known_kinds() -> None:
     with pytest.raises(DatasetNotFoundError, match="expected camvid-events, ddd17:RECORDING or dsec:SEQUENCE"):
-        read_drive("kitti")
+        find_drive("kitti")

@@ -22,7 +22,7 @@ from models.training import protocol_task
 from models.training.checkpoint import load_run
 from models.training.config import CropPhase, Loss, ProtocolData, TrainConfig
 from models.training.export import export
-from models.training.protocol_task import ProtocolTask, cells_of_counts, id_sets, labels_of_cells, vary_frame
+from models.training.protocol_task import ProtocolTask, cells_of_counts, id_sets, vary_frame
 from models.training.train import train
 
 EVENTS = ProtocolData(
@@ -76,11 +76,6 @@ def test_cells_of_counted_pixels_are_cells_of_events() -> None:
         accumulate=True,
     )
     np.testing.assert_array_equal(cells_of_counts(counts, 7, 9).numpy(), cells_64(events, sensor, 7, 9))
-
-
-def test_a_cells_label_is_that_of_its_middle() -> None:
-    labels = torch.arange(36).reshape(6, 6)
-    assert labels_of_cells(labels, 2, 3).tolist() == [[7, 9, 11], [25, 27, 29]]
 
 
 def test_ids_become_sets_of_one_class_and_void_the_empty_set() -> None:

@@ -22,7 +22,7 @@ from models.architectures.edge import READOUT, EdgeConfig, EdgeDeepLab
 from models.datasets import camvid
 from models.errors import TrainingError
 from models.events import SensorSize
-from models.training import holdout, stream_task
+from models.training import chunk_sources, holdout, stream_task
 from models.training.checkpoint import load_last, load_run
 from models.training.config import RECIPES, Loss, Phase, StreamData, TrainConfig, make_config, read_recipe
 from models.training.distributed import Place
@@ -44,7 +44,7 @@ ALONE = Place(0, 1, torch.device("cpu"))
 @pytest.fixture(autouse=True)
 def tiny_networks(data_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The data tree as data root, and the networks and the sensor made tiny."""
-    monkeypatch.setattr(stream_task, "SENSOR", SensorSize(64, 48))
+    monkeypatch.setattr(chunk_sources, "SENSOR", SensorSize(64, 48))
     monkeypatch.setenv("SPIKESEG_DATA", str(data_tree))
     monkeypatch.setitem(stream_task.ARCHITECTURES, "edge-s", TINY)
     monkeypatch.setitem(stream_task.ARCHITECTURES, "edge-l", replace(TINY, stride4=6, stride8=12, decoder=5))
@@ -135,7 +135,7 @@ def test_a_whole_small_run_from_pictures_to_the_zoo(tmp_path: Path) -> None:
     model, twin_model = zoo.load("edge-s", tmp_path), zoo.load("edge-s-ann", tmp_path)
     assert model.card["evaluation"] == card["evaluation"]
     assert card["evaluation"]["ann_twin"]["miou"] == twin_model.card["evaluation"]["stream"]["miou"]
-    assert card["training"]["pictures"]["held_out_pictures"] == {"CamVid train": 1}
+    assert card["training"]["material"]["held_out_pictures"] == {"CamVid train": 1}
     with pytest.raises(TrainingError, match="is not a run of an ANN twin"):
         export("edge-s", tmp_path / "run-False", tmp_path / "run-False", folder=tmp_path)
 
