@@ -376,7 +376,8 @@ def _absent(results: Results, names: Iterable[str]) -> list[str]:
 
 
 def _machine(machine: Record) -> str:
-    return f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    return f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {threads}"
 
 
 # The page, section by section.
@@ -423,13 +424,13 @@ def _what_was_scored(results: Results) -> list[str]:
         training = card["training"]
         settings = training["settings"]
         machine = training.get("machine", settings.get("machine"))
-        pictures = training.get("pictures", {})
+        material = training.get("material", {})
         rows.append(
             [
                 f"`{name}`",
-                _pictures(pictures.get("training_pictures", {})),
-                _pictures(pictures.get("held_out_pictures", {})),
-                f"{_machine(machine)}, {machine['threads']} threads" if machine else NOTHING,
+                _material(material, "training"),
+                _material(material, "held_out"),
+                _machine(machine) if machine else NOTHING,
                 f"{settings['seed']}",
                 f"{settings['updates']} updates" if "minutes" not in settings else _budget(settings),
                 f"{training.get('updates', settings.get('updates_done', NOTHING))}",
@@ -454,8 +455,10 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     return list(groups.items())
 
 
-def _pictures(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} ({count})" for name, count in counts.items()) or NOTHING
+def _material(material: Record, use: str) -> str:
+    """Pictures, with how many there are, or drives."""
+    pictures = [f"{name} ({count} pictures)" for name, count in material.get(f"{use}_pictures", {}).items()]
+    return ", ".join([*pictures, *material.get(f"{use}_drives", [])]) or NOTHING
 
 
 def _budget(settings: Record) -> str:
@@ -463,7 +466,7 @@ def _budget(settings: Record) -> str:
 
 
 def _main_tables(results: Results) -> list[str]:
-    lines = ["## How well the networks see", "", "Events, CamVid-events `val`:", ""]
+    lines = ["## How well the networks see", "", "Networks of events:", ""]
     rows = [
         [
             f"`{name}`",
@@ -483,7 +486,7 @@ def _main_tables(results: Results) -> list[str]:
         "synaptic operations of all steps, padding counted in; difference: the network's mIoU less its twin's.",
         "",
         *_absent(results, EVENTS),
-        "Frames, VOC2012 `val`:",
+        "Networks of frames:",
         "",
     ]
     rows = [[f"`{name}`", *_main_row(results, name)] for name in _there(results, FRAMES)]
@@ -642,7 +645,8 @@ def _frame_robustness(results: Results) -> Record | None:
 
 def _perturbed(picture: str, stored: Record) -> list[str]:
     models = stored["models"]
-    lines = [f"`{models['snn']}` and its twin on {stored['data']}:", ""]
+    beside = " and its twin" if models["ann"] else ""
+    lines = [f"`{models['snn']}`{beside} on {stored['data']}:", ""]
     lines += _picture(f"mIoU of {models['snn']} against the strength of each perturbation", picture)
     rows = []
     for perturbation in stored["perturbations"]:
@@ -779,9 +783,8 @@ def _latency(stored: Record) -> list[str]:
         for key in ("snn", "ann")
         if f"{key}_ms" in latency
     ]
-    machine = stored["machine"]
     return [
-        f"Measured time of a window on {_machine(machine)}, {machine['threads']} threads ({latency['note']}):",
+        f"Measured time of a window on {_machine(stored['machine'])} ({latency['note']}):",
         "",
         *_table(["network", "p50, ms", "p95, ms"], rows),
     ]

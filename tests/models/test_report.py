@@ -65,7 +65,7 @@ def card(seed: int, key: str = "stream", classes: tuple[SegmentationClass, ...] 
             "updates": 1000 + seed,
             "minutes": 40.1,
             "curve": CURVE,
-            "pictures": {"training_pictures": {"CamVid train": 332}, "held_out_pictures": {"CamVid train": 35}},
+            "material": {"training_pictures": {"CamVid train": 332}, "held_out_drives": ["ddd17:rec1", "ddd17:rec2"]},
             "machine": {"processor": "a processor", "cores": 2, "memory_gib": 24, "threads": 1},
         },
         "notes": ["Simulated: no real event recording was seen in training."],
@@ -316,7 +316,7 @@ def test_what_is_missing_is_told_with_the_command_that_makes_it(small_zoo: Path,
     ):
         assert f"`{command}`" in page
     assert "`paper-deeplab`: nothing to measure, not in the zoo: `paper-deeplab-ann`." in page
-    assert "![" not in page
+    assert re.findall(r"!\[.+?\]\((.+?)\)", page) == ["results/learning-curves.png"], "the cards alone hold its numbers"
     assert "masks.png: not drawn yet" in page
 
 
@@ -328,10 +328,12 @@ def test_a_page_can_be_made_of_nothing(tmp_path: Path) -> None:
 
 def test_cards_without_newer_entries_are_told_with_gaps(results: Results) -> None:
     old = json.loads(json.dumps(results.cards["edge-s"]))
-    for key in ("updates", "minutes", "curve", "pictures", "machine"):
+    for key in ("updates", "minutes", "curve", "material", "machine"):
         del old["training"][key]
     for part in ("stream", "ann_twin"):
         del old["evaluation"][part]["class_accuracy"]
+    row = cells(render(results), "## What was scored on what", "`edge-s`")
+    assert row[1:3] == ["CamVid train (332 pictures)", "ddd17:rec1, ddd17:rec2"]
     page = render(Results({"edge-s": old}, {}))
     assert cells(page, "### `edge-s`", "flat")[2] == "–"
     assert cells(page, "## What was scored on what", "`edge-s`")[6:8] == ["–", "–"]
@@ -455,14 +457,17 @@ def test_measurements_are_made_for_the_networks_that_there_are() -> None:
     assert report.jobs([]) == []
 
 
-def test_the_commands_of_measurements_can_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Each is refused, by its own module's parser, only when an unknown option is added to it."""
+def test_the_commands_of_measurements_have_known_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     mains: dict[str, Callable[[], None]] = {m.__name__: m.main for m in (convert, robustness, energy)}
     for job in report.jobs(NETWORKS):
         _, module, *options = report.job_command(job, tmp_path)
-        monkeypatch.setattr(sys, "argv", [module, *options, "--help"])
-        with pytest.raises(SystemExit, match="0"):
+        # An option that there is not ends the command before it measures anything, and must be all that is refused.
+        monkeypatch.setattr(sys, "argv", [module, *options, "--no-such-option"])
+        with pytest.raises(SystemExit, match="2"):
             mains[module]()
+        assert capsys.readouterr().err.endswith("error: unrecognized arguments: --no-such-option\n")
 
 
 def test_a_rerun_keeps_the_stored_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
