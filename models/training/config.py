@@ -24,12 +24,24 @@ class Phase:
     """A part of a run with its own size of the simulated sensor and range of picture sizes.
 
     Small views first are cheap; large ones at the end show the network what it will be served.
+
+    Attributes
+    ----------
+    share : float
+        Of the run's budget.
+    height, width : int
+    scales : (float, float)
+        Range of the picture's size, relative to a width of 346 pixels.
+    together : int
+        If above 0, so many windows are shown in one step, from rest, and every batch has new pictures: what things look
+        like is learned from many more pictures in the same time, before what carrying a state is good for.
     """
 
     share: float
     height: int
     width: int
     scales: tuple[float, float]
+    together: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,13 +70,14 @@ NOTES = [
 
 
 def training_card(run: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a card says of how a network was trained."""
+    """What a card says of how a network was trained, and the run that it started from if it did not from scratch."""
     config = run["config"]
     budget = f"--updates {config['updates']}" if config["updates"] else f"--minutes {config['minutes']:g}"
     twin = " --twin" if config["twin"] else ""
     grown = f" --grow-from {config['grow_from']}" if config["grow_from"] else ""
     base = name.removesuffix("-ann")
-    return {
+    started = {"started_from": training_card(run["started_from"], name)} if "started_from" in run else {}
+    return started | {
         "command": f"python -m models.training.train --recipe {base}{twin}{grown} {budget} --seed {config['seed']} "
         f"--threads {run['machine']['threads']} --out runs/{name}",
         "settings": config,

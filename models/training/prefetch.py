@@ -84,6 +84,8 @@ class ChunkPrefetcher:
                     made_for = self._phase
                     phase = self._phases[made_for]
                     sequence = replace(self._sequence, height=phase.height, width=phase.width, scales=phase.scales)
+                    if phase.together:
+                        sequence = replace(sequence, chunk=phase.together, chunks=(1, 1), together=True)
                     seed = (*self._seed, made_for)
                     batches = SequenceBatches(self._pictures, sequence, self._batch, self._count_clip, seed)
                 self._put((made_for, next(batches)))

@@ -42,6 +42,8 @@ class SequenceConfig:
         Fewest and most chunks that a slot stays with one picture.
     scales : (float, float)
         Range of the picture's size, relative to a width of 346 pixels.
+    together : bool
+        Whether the windows of a chunk are to be shown in one step.
     label_stride : int
         Sensor pixels to a label, along each side.
     pastes, movers : int
@@ -58,6 +60,7 @@ class SequenceConfig:
     chunk: int = 6
     chunks: tuple[int, int] = (2, 4)
     scales: tuple[float, float] = (0.65, 1.4)
+    together: bool = False
     label_stride: int = 2
     pastes: int = 3
     movers: int = 2
@@ -77,11 +80,14 @@ class Chunk:
         Bit masks of classes, as they are at the end of each window.
     fresh : bool array, (B,)
         Rows that begin a new sequence: their state starts from rest.
+    together : bool
+        Whether the windows are to be shown in one step, and the last one's labels learned.
     """
 
     counts: NDArray[np.float32]
     labels: NDArray[np.uint8]
     fresh: NDArray[np.bool_]
+    together: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +294,8 @@ class SequenceBatches:
                 self.slots[i] = self._new_slot()
         fresh = np.array([not slot.started for slot in self.slots])
         rows = [self._advance(slot) for slot in self.slots]
-        return Chunk(np.stack([c for c, _ in rows], axis=1), np.stack([la for _, la in rows], axis=1), fresh)
+        counts = np.stack([c for c, _ in rows], axis=1)
+        return Chunk(counts, np.stack([la for _, la in rows], axis=1), fresh, self.config.together)
 
     def _new_slot(self) -> _Slot:
         rng, config = self.rng, self.config

@@ -137,6 +137,11 @@ class StreamTask:
         judged[: stream.unjudged, fresh] = False
         labels = (torch.from_numpy(chunk.labels).to(self.device) * judged[:, :, None, None]).flatten(0, 1)
 
+        if chunk.together:
+            labels = torch.from_numpy(chunk.labels[-1]).to(self.device)
+            self.rest(network)
+            x = at_once(x, self.architecture)
+            fresh = torch.ones_like(fresh)
         logits, spikes = _run(network, x, fresh, self._history)
         finer = _at(logits, labels)
         parts = [LossPart("cross_entropy", 1.0, set_cross_entropy(finer, labels, self._class_weights))]
@@ -186,9 +191,20 @@ class StreamTask:
 
 
 def _run(network: EdgeDeepLab, x: Tensor, fresh: Tensor, history: History) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits and spikes of one chunk (T, B, 2, H, W); ``fresh`` rows start from rest, the others carry on."""
+    """Logits and spikes of one chunk (T, B, 2, H, W); ``fresh`` rows start from rest, the others carry on.
+
+    A twin's input may hold the windows before already.
+    """
     start_rows_from_rest(network, fresh)
-    return network.forward_with_spikes(x if network.config.spiking else history.stack(x, fresh))
+    ready = x.shape[2] == network.config.input_channels
+    return network.forward_with_spikes(x if ready else history.stack(x, fresh))
+
+
+def at_once(x: Tensor, architecture: EdgeConfig) -> Tensor:
+    """Windows (T, B, 2, H, W) as one step: their counts summed, or for an ANN twin the last ones side by side."""
+    if architecture.spiking:
+        return x.sum(0, keepdim=True).clamp_max(architecture.count_clip)
+    return History().stack(x)[-1:]
 
 
 def _at(logits: Tensor, labels: Tensor) -> Tensor:

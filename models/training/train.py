@@ -257,6 +257,8 @@ def train(
                 "curve": reports.curve(),
                 "machine": describe_machine(),
             }
+            if config.grow_from:
+                _, run["started_from"] = checkpoint.load_run(Path(config.grow_from))
             (out / checkpoint.RUN).write_text(json.dumps(run, indent=1) + "\n")
         return best if best is not None else Score(math.nan, {})
 

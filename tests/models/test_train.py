@@ -30,7 +30,7 @@ from models.training.export import export
 from models.training.grow import grow
 from models.training.history import HISTORY, History
 from models.training.sequences import Chunk
-from models.training.stream_task import StreamTask, class_weights, start_rows_from_rest
+from models.training.stream_task import StreamTask, at_once, class_weights, start_rows_from_rest
 from models.training.train import Trainer, parse, train, update_average
 
 TINY = EdgeConfig(stem=4, stride4=4, stride8=8, pyramid=4, decoder=4, pyramid_rates=(1, 2), readout_scale=2)
@@ -66,6 +66,20 @@ def test_the_first_windows_after_a_reset_are_not_judged(fresh: bool, steps: int,
     counts = np.ones((steps, 1, 2, 24, 24), np.float32)
     losses = trainer.update(Chunk(counts, np.ones((steps, 1, 12, 12), np.uint8), np.array([fresh])), 0.0)
     assert (losses["cross_entropy"] > 0) == judged
+
+
+def test_windows_shown_together_are_one_step() -> None:
+    x = torch.arange(1, 5).float()[:, None, None, None, None].expand(4, 1, 2, 2, 2)
+    assert at_once(x, TINY).flatten().tolist() == [TINY.count_clip] * 8
+    twin = replace(TINY, spiking=False, input_channels=2 * HISTORY)
+    assert at_once(x, twin)[0, 0, ::2, 0, 0].tolist() == [0, 0, 0, 0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_windows_may_be_shown_together_before_a_state_is_carried(twin: bool, tmp_path: Path) -> None:
+    phases = (Phase(0.5, 48, 64, (0.3, 0.5), together=3), *SMALL_STREAM.phases[1:])
+    train(replace(SMALL, twin=twin, stream=replace(SMALL_STREAM, phases=phases)), tmp_path)
+    assert [int(line["update"]) for line in curves(tmp_path)] == [2, 4]
 
 
 def test_the_running_mean_keeps_its_share() -> None:
