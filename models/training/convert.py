@@ -12,9 +12,6 @@ for each T on the labelled windows of CamVid-events ``val``, each from rest.
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +32,7 @@ from models.machine import describe_machine
 from models.runtime.protocol import ProtocolModel
 from models.runtime.streaming import StreamingModel
 from models.training import holdout
+from models.training.command import run, this_command, write_json
 from models.training.evaluate import SENSOR, LabelledWindow, camvid_events, confusion_report, evaluate_model
 from models.training.history import HISTORY
 from models.training.metrics import Confusion, confusion
@@ -290,7 +288,7 @@ def main() -> None:
     parser.add_argument("--percentile", type=float, default=99.9)
     parser.add_argument("--scope", choices=("layer", "channel"), default="layer")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the thresholds")
-    parser.add_argument("--out", type=Path, help="write the report here as JSON")
+    parser.add_argument("--out", type=Path, required=True, help="the report, JSON")
     args = parser.parse_args()
     result = report(
         args.model,
@@ -301,13 +299,11 @@ def main() -> None:
         scope=args.scope,
         scale=args.scale,
     )
-    command = shlex.join(["python", "-m", "models.training.convert", *sys.argv[1:]])
-    text = json.dumps({"command": command, **result, "machine": describe_machine()}, indent=1)
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n")
+    write_json({"command": this_command("convert"), **result, "machine": describe_machine()}, args.out)
+    for point in result["converted"]:
+        print(f"{point['steps']:4d} steps: mIoU {point['miou']:.4f}")
+    print(f"twin: {result['twin']['miou']:.4f}; directly trained: {result['direct']['miou']:.4f}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

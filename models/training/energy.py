@@ -22,8 +22,6 @@ import argparse
 import importlib
 import importlib.util
 import json
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,6 +45,7 @@ from models.machine import describe_machine
 from models.runtime.activity import E_AC_J, E_MAC_J, SpikeActivity
 from models.runtime.lif import leaky_readout_step, lif_step
 from models.runtime.streaming import StreamingModel
+from models.training.command import run, this_command, write_json
 from models.training.evaluate import SENSOR, WINDOW_US, LabelledWindow, drive_windows
 from models.training.history import HISTORY
 
@@ -534,10 +533,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    command = shlex.join(["python", "-m", "models.training.energy", *sys.argv[1:]])
-    result = {"command": command, **report(args.model, args.twin, frames=args.frames)}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    result = {"command": this_command("energy"), **report(args.model, args.twin, frames=args.frames)}
+    write_json(result, args.out)
     print(
         json.dumps(
             {key: result[key]["per_window"] for key in ("snn", "ann")} | {"latency": result["latency"]}, indent=1
@@ -546,4 +543,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +37,7 @@ from models.machine import describe_machine
 from models.runtime.activity import SpikeActivity
 from models.runtime.model import SegmentationModel
 from models.runtime.protocol import FrameModel
+from models.training.command import run, this_command, write_json
 from models.training.metrics import Confusion, class_accuracy, class_iou, confusion, mean_iou, pixel_accuracy
 
 SENSOR = SensorSize(346, 260)
@@ -233,7 +232,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the report here as JSON")
     args = parser.parse_args()
     report: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "models.training.evaluate", *sys.argv[1:]]),
+        "command": this_command("evaluate"),
         "model": args.model,
         "machine": describe_machine(),
     }
@@ -247,12 +246,10 @@ def main() -> None:
         report |= {"data": drive.name, "windows": len(windows), "carry_state": carry}
         report |= evaluate_model(model, windows, sensor=drive.sensor, window_us=drive.window_us, carry_state=carry)
         report["latency_ms"] = latency_report(model, windows, drive.sensor)
-    text = json.dumps(report, indent=2)
-    print(text)
+    print(json.dumps(report, indent=1))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n")
+        write_json(report, args.out)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

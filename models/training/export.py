@@ -25,6 +25,7 @@ from models.runtime.protocol import FrameModel
 from models.runtime.streaming import StreamingModel
 from models.training import protocol_task
 from models.training.checkpoint import load_run
+from models.training.command import run
 from models.training.config import TrainConfig, make_config
 from models.training.evaluate import LabelledDrive, LabelledWindow, evaluate_frames, evaluate_model, find_drive
 from models.training.history import HISTORY
@@ -225,4 +226,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

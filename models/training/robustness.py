@@ -12,9 +12,6 @@ and with the fast gradient sign method.
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +36,7 @@ from models.machine import describe_machine
 from models.runtime.model import SegmentationModel
 from models.runtime.protocol import FrameModel
 from models.training import perturb
+from models.training.command import run, this_command, write_json
 from models.training.evaluate import SENSOR, WINDOW_US, LabelledWindow, drive_windows, evaluate_model
 from models.training.metrics import confusion, mean_iou
 
@@ -561,9 +559,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    command = shlex.join(["python", "-m", "models.training.robustness", *sys.argv[1:]])
     result = {
-        "command": command,
+        "command": this_command("robustness"),
         **report(args.model, args.twin, frames=args.frames, seed=args.seed, progress=_print_at_once),
     }
     results = list(result["perturbations"])
@@ -581,8 +578,7 @@ def main() -> None:
             ),
         }
         results += result["frames"]["perturbations"]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_json(result, args.out)
     if args.plot:
         plot(results, args.plot, {"snn": f"spiking {args.model}", "ann": f"ANN twin {args.twin}"})
 
@@ -592,4 +588,4 @@ def _print_at_once(line: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

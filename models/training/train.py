@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from models.machine import describe_machine, keep_freed_memory
 from models.training import checkpoint
+from models.training.command import run
 from models.training.config import RECIPES, TrainConfig, make_config, read_recipe
 from models.training.distributed import Place, average_gradients, joined, leaders_word, same_start
 from models.training.grow import grow
@@ -348,4 +349,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -273,3 +273,14 @@ def test_a_wrong_setting_is_named() -> None:
 def test_every_recipe_can_be_used_and_overridden(recipe: str) -> None:
     config, args = parse(["--recipe", recipe, "--twin", "--minutes", "3", "--out", "runs/x"])
     assert (config.twin, config.minutes, args.out) == (True, 3, Path("runs/x"))
+
+
+def test_the_command_tells_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "SPIKESEG_DATA"}
+    command = [sys.executable, "-m", "models.training.train", "--out", str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: no data root: set SPIKESEG_DATA to the folder that holds the data sets"
+    )
+    assert "Traceback" not in done.stderr
