@@ -240,6 +240,41 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return x if x.shape[-2:] == tuple(size) else F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
 
 
+def dilated_convolution(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """A 3x3 convolution (B, C, h, w) without bias, zeros around it, that leaves out what only reads those zeros.
+
+    With a dilation near the size of its input, as the paper's atrous layer has on small pictures, most of a
+    convolution's products have padding for a factor: each tap is one 1x1 convolution here, of the part of the input
+    that it meets.
+    """
+    height, width = x.shape[-2:]
+    out: Tensor | None = None
+    for i, j in _taps(height, width, dilation):
+        dy, dx = (i - 1) * dilation, (j - 1) * dilation
+        met = x[..., max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)]
+        part = F.conv2d(met, weight[:, :, i : i + 1, j : j + 1])
+        # Back to where the tap's output cells lie: left, right, top, bottom.
+        part = F.pad(part, (max(0, -dx), max(0, dx), max(0, -dy), max(0, dy)))
+        out = part if out is None else out + part
+    assert out is not None
+    return out
+
+
+def _taps(height: int, width: int, dilation: int) -> list[tuple[int, int]]:
+    """The taps of a 3x3 kernel that meet the input, the middle one first."""
+    rows = [1] + ([0, 2] if dilation < height else [])
+    columns = [1] + ([0, 2] if dilation < width else [])
+    return [(i, j) for i in rows for j in columns]
+
+
+def mostly_padding(height: int, width: int, dilation: int) -> bool:
+    """Whether ``dilated_convolution`` has less than a third of a dense convolution's products to compute."""
+    share = 1.0
+    for side in (height, width):
+        share *= (side + 2 * max(0, side - dilation)) / (3 * side)
+    return share < 1 / 3
+
+
 class Spike(torch.autograd.Function):
     """Heaviside forward, 1 where x > 0; backward, a slope in place of its derivative."""
 
@@ -284,6 +319,17 @@ class ScalePerStep(nn.Module):
         return y
 
 
+class DilatedConv2d(nn.Conv2d):
+    """A convolution that computes by ``dilated_convolution`` where that is less work."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, channels, h, w)."""
+        dilation = int(self.dilation[0])
+        if mostly_padding(x.shape[-2], x.shape[-1], dilation):
+            return dilated_convolution(x, self.weight, dilation)
+        return super().forward(x)
+
+
 class PaperNetwork(nn.Module):
     """A network for training, with SpikingJelly's LIF nodes for neurons (in the ANN twin, ReLU).
 
@@ -303,7 +349,8 @@ class PaperNetwork(nn.Module):
             if s.transposed:
                 conv = nn.ConvTranspose2d(s.cin, s.cout, s.kernel, stride=2, bias=s.bias)
             else:
-                conv = nn.Conv2d(s.cin, s.cout, s.kernel, padding=s.padding, dilation=s.dilation, bias=s.bias)
+                kind = DilatedConv2d if s.dilation > 1 else nn.Conv2d
+                conv = kind(s.cin, s.cout, s.kernel, padding=s.padding, dilation=s.dilation, bias=s.bias)
             nn.init.xavier_uniform_(conv.weight, gain=2)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)

@@ -16,10 +16,12 @@ from models.architectures.paper import (
     Apply,
     PaperConfig,
     Synapse,
+    dilated_convolution,
     forward_graph,
     input_shapes,
     layer_macs,
     layer_shapes,
+    mostly_padding,
     neuron_layers,
     normed_layers,
     readout,
@@ -195,6 +197,8 @@ class PaperRuntime:
         weight, bias = self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias")
         if s.transposed:
             return F.conv_transpose2d(x, weight, bias, stride=2)
+        if s.dilation > 1 and mostly_padding(x.shape[-2], x.shape[-1], s.dilation):
+            return dilated_convolution(x, weight, s.dilation)
         return F.conv2d(x, weight, bias, padding=s.padding, dilation=s.dilation)
 
     def run(self, x_seq: Tensor) -> ProtocolStep:

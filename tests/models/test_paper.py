@@ -15,11 +15,13 @@ from models.architectures.paper import (
     Kind,
     PaperConfig,
     PaperNetwork,
+    dilated_convolution,
     firing_rates,
     fold_bntt,
     input_shapes,
     layer_macs,
     layer_shapes,
+    mostly_padding,
     neuron_layers,
     readout,
     sources,
@@ -342,3 +344,26 @@ def test_weights_that_do_not_fit_are_named() -> None:
         PaperRuntime(PaperConfig(steps=3), weights)
     with pytest.raises(WeightsError, match="not finite"):
         PaperRuntime(network.config, {**weights, "score.weight": weights["score.weight"] * float("nan")})
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 16), st.integers(1, 16), st.integers(1, 13), st.integers(0, 1000))
+def test_leaving_out_padding_changes_no_convolution(height: int, width: int, dilation: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, 3, height, width, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 3, 3, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    ours = dilated_convolution(x, weight, dilation)
+    dense = torch.nn.functional.conv2d(x, weight, padding=dilation, dilation=dilation)
+    torch.testing.assert_close(ours, dense)
+    for a, b in zip(
+        torch.autograd.grad(ours.square().sum(), (x, weight)),
+        torch.autograd.grad(dense.square().sum(), (x, weight)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_atrous_layer_is_mostly_padding_at_64_pixels_and_not_at_a_sensors_size() -> None:
+    assert mostly_padding(16, 16, 12)
+    assert not mostly_padding(65, 87, 12)
+    assert not mostly_padding(16, 16, 2)
