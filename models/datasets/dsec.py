@@ -94,9 +94,15 @@ class Sequence:
 
 
 def split_of(name: str) -> str:
-    """``train`` or ``test``, by the official split."""
+    """``train`` or ``test``, by the official split.
+
+    Raises
+    ------
+    DatasetNotFoundError
+        If there is no such sequence.
+    """
     if name not in TRAIN + TEST:
-        raise ValueError(f"{name!r} is no sequence of DSEC-Semantic: {', '.join(TRAIN + TEST)}")
+        raise DatasetNotFoundError(f"{name!r} is no sequence of DSEC-Semantic: {', '.join(TRAIN + TEST)}")
     return "train" if name in TRAIN else "test"
 
 

@@ -1,13 +1,13 @@
 """What a window cost: spikes, synaptic operations, and an estimate of energy.
 
 Definitions as the field uses them. The synaptic operations (SOPs) of a layer are its dense multiply-accumulates times
-the share of its inputs that are not zero; biases are left out. The dense ones count padding as input, so that this is a
-little more than the operations that the spikes cause (NeuroBench's effective ones): 8 % more for ``edge-s``, most of it
-in the widely dilated layers. The first layer sees polarity counts: its operations are multiply-accumulates, those of
-the others accumulates. Energy counts 4.6 pJ for every multiply-accumulate of the first layer, zero input or not, and
-0.9 pJ for each accumulate behind it (45 nm, fp32; Horowitz, ISSCC 2014). It is an estimate: memory traffic and membrane
-updates are not in it. Networks of the paper's protocol have further layers that multiply, which
-``models.runtime.paper.PaperRuntime.activity`` names, and their counts are those of all T steps.
+the share of its inputs that are not zero; biases are left out. The dense ones count padding as input, as SpikingJelly's
+counters do, so that this is more than the operations that the spikes cause (NeuroBench's effective ones), most of all
+in layers whose dilation is near the size of their grid, as in the paper's networks at 64x64;
+``models.training.energy`` counts both. The first layer sees polarity counts: its operations are multiply-accumulates,
+those of the others accumulates. Energy counts 4.6 pJ for every multiply-accumulate of the first layer, zero input or
+not, and 0.9 pJ for each accumulate behind it (45 nm, fp32; Horowitz, ISSCC 2014). It is an estimate: memory traffic and
+membrane updates are not in it.
 """
 
 from __future__ import annotations

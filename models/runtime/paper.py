@@ -164,8 +164,9 @@ class PaperRuntime:
 
         def synapse(name: str, spikes: Tensor) -> Tensor:
             s = self._synapses[name]
-            same = s.reads in spikes_of and not s.pooled
-            active[name] = spikes_of[s.reads] if same else torch.count_nonzero(spikes, dim=(1, 2, 3))
+            if self.config.spiking:
+                same = s.reads in spikes_of and not s.pooled
+                active[name] = spikes_of[s.reads] if same else torch.count_nonzero(spikes, dim=(1, 2, 3))
             current = self._convolve(name, s, spikes)
             if name in self._normed:
                 current.mul_(self._weights[f"{name}.scale"][step]).add_(self._weights[f"{name}.shift"][step])

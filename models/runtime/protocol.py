@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -194,6 +195,12 @@ def _answer(
 ) -> tuple[NDArray[np.uint8], SpikeActivity]:
     """Mask of height x width, and activity, from input steps (T, C, h, w)."""
     run = runtime.run(x_seq[:, None])
-    mask = runtime.logits(run.state, height, width)[0].argmax(0).to(torch.uint8).numpy()
+    mask = picture_mask(runtime.logits(run.state, coding.height, coding.width), height, width)
     analog = coding.code != "poisson"
     return mask, runtime.activity(run, 0, coding.height, coding.width, analog_input=analog)
+
+
+def picture_mask(logits: Tensor, height: int, width: int) -> NDArray[np.uint8]:
+    """Class ids (height, width) of a picture, from logits (1, classes, h, w) at the cells of a network's input."""
+    full = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+    return full[0].argmax(0).to(torch.uint8).numpy()

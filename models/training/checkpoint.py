@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from models.architectures.paper import PaperNetwork
 from models.errors import TrainingError
 from models.training.config import TrainConfig, make_config
 
-LAST, WEIGHTS, RUN = "last.pt", "weights.pt", "run.json"
+LAST, BEST, WEIGHTS, RUN = "last.pt", "best.pt", "weights.pt", "run.json"
+"""What resuming needs; the weights that scored best so far; what a finished run leaves."""
 
 
 def save_last(folder: Path, values: dict[str, Any]) -> None:
@@ -36,6 +38,8 @@ def load_last(folder: Path, config: TrainConfig) -> dict[str, Any]:
         values: dict[str, Any] = torch.load(folder / LAST, weights_only=True, map_location="cpu")
     except FileNotFoundError as error:
         raise TrainingError(f"{folder} holds no run to resume: {LAST} is missing") from error
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise TrainingError(f"{folder / LAST} is damaged: {error}") from error
     stored, asked = json.loads(values["config"]), json.loads(json.dumps(asdict(config)))
     budget = ("minutes", "updates", "patience", "reports")
     other = [key for key in asked if key not in budget and stored.get(key) != asked[key]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
@@ -17,7 +18,7 @@ from models.encoding import InputGrid
 from models.errors import TrainingError
 from models.training import holdout
 from models.training.config import Phase
-from models.training.evaluate import SENSOR, WINDOW_US, find_drive
+from models.training.evaluate import SENSOR, TEST_DRIVE, WINDOW_US, LabelledWindow, find_drive
 from models.training.prefetch import ChunkPrefetcher
 from models.training.recorded import RecordedChunks, window_arrays
 from models.training.sequences import Pictures, SequenceConfig
@@ -93,14 +94,16 @@ class RecordingSource:
     Raises
     ------
     TrainingError
-        If none is held out, or one is both learned from and held out.
+        If none is held out, one is both learned from and held out, or one is the test drive.
     """
 
     def __init__(self, names: Sequence[str], held_out: Sequence[str], longest_side: int, root: Path | None) -> None:
         if not held_out or set(names) & set(held_out):
             raise TrainingError("held_out_drives must name drives that are not among those to learn from")
-        self._drives = [find_drive(name, root) for name in names]
-        self._held_out = [find_drive(name, root) for name in held_out]
+        if TEST_DRIVE in (*names, *held_out):
+            raise TrainingError(f"{TEST_DRIVE} is the test drive: nothing may be learned from it, or chosen by it")
+        self._drives = [find_drive(name, root, every_label=True) for name in names]
+        self._held_out = [find_drive(name, root, every_label=True) for name in held_out]
         sensor = self._drives[0].sensor
         self._grid = InputGrid.for_sensor(sensor, longest_side) if longest_side else InputGrid(sensor, 1)
         self.window_us = self._drives[0].window_us
@@ -129,10 +132,14 @@ class RecordingSource:
         """Pieces of the held-out recordings, spread over their beginning, that end at a label."""
         pieces = []
         for drive in self._held_out:
-            read = list(islice(drive.read(), HELD_OUT_READ))
-            ends = [k + 1 for k, window in enumerate(read) if window.truth is not None and k + 1 >= windows]
-            for end in ends[:: max(1, len(ends) // HELD_OUT_PIECES)][:HELD_OUT_PIECES]:
-                arrays = [window_arrays(window, self._grid, count_clip) for window in read[end - windows : end]]
+            recent: deque[LabelledWindow] = deque(maxlen=windows)
+            next_piece = windows
+            for k, window in enumerate(islice(drive.read(), HELD_OUT_READ), 1):
+                recent.append(window)
+                if window.truth is None or k < next_piece:
+                    continue
+                next_piece = k + HELD_OUT_READ // HELD_OUT_PIECES
+                arrays = [window_arrays(each, self._grid, count_clip) for each in recent]
                 counts = np.stack([counts for counts, _ in arrays])[:, None]
                 pieces.append(holdout.HeldOutDrive(torch.from_numpy(counts), class_ids(arrays[-1][1])))
         if not pieces:

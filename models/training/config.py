@@ -235,9 +235,31 @@ def make_config(values: dict[str, Any]) -> TrainConfig:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise TrainingError(f"the training settings cannot be used: {faults}") from error
-    if config.minutes <= 0 or config.updates < 0 or config.batch < 1 or config.reports < 1:
-        raise TrainingError("minutes must be above 0, updates at least 0, batch and reports at least 1")
+    _check_ranges(config)
     return config
+
+
+def _check_ranges(config: TrainConfig) -> None:
+    stream, protocol, loss = config.stream, config.protocol, config.loss
+    wrong = {
+        "minutes must be above 0": config.minutes <= 0,
+        "updates, warm_up, patience and seed must be at least 0": min(
+            config.updates, config.warm_up, config.patience, config.seed
+        )
+        < 0,
+        "batch and reports must be at least 1": min(config.batch, config.reports) < 1,
+        "learning_rate and clip must be above 0": min(config.learning_rate, config.clip) <= 0,
+        "ema must lie in [0, 1)": not 0 <= config.ema < 1,
+        "loss.rate_target and loss.weight_cap must be above 0": min(loss.rate_target, loss.weight_cap) <= 0,
+        "phases must not be empty": not stream.phases or not protocol.phases,
+        "stream.chunk must be at least 1, and stream.chunks a range from 1": not (
+            stream.chunk >= 1 and 1 <= stream.chunks[0] <= stream.chunks[1]
+        ),
+        "protocol.steps must be at least 1": protocol.steps < 1,
+    }
+    faults = [fault for fault, is_so in wrong.items() if is_so]
+    if faults:
+        raise TrainingError(f"the training settings cannot be used: {'; '.join(faults)}")
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

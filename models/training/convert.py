@@ -23,17 +23,17 @@ from torch import Tensor
 
 from models import zoo
 from models.architectures.edge import READOUT, class_mask
-from models.architectures.paper import normed_layers, resize
+from models.architectures.paper import normed_layers, resize, synapses
 from models.coding import cells_64
 from models.datasets import camvid
 from models.encoding import polarity_counts
 from models.errors import TrainingError
 from models.machine import describe_machine
-from models.runtime.protocol import ProtocolModel
+from models.runtime.protocol import ProtocolModel, picture_mask
 from models.runtime.streaming import StreamingModel
 from models.training import holdout
 from models.training.command import run, this_command, write_json
-from models.training.evaluate import SENSOR, LabelledWindow, camvid_events, confusion_report, evaluate_model
+from models.training.evaluate import SENSOR, LabelledWindow, camvid_events, confusion_report
 from models.training.history import HISTORY
 from models.training.metrics import Confusion, confusion
 from models.training.protocol_task import cells_of_counts
@@ -97,7 +97,8 @@ def balance_thresholds(
             return current
         active = current.relu()
         by_channel = active.transpose(0, 1).flatten(1)
-        seen.setdefault(name, []).append(_percentile(by_channel, percentile))
+        values = by_channel if scope == "channel" else by_channel.reshape(1, -1)
+        seen.setdefault(name, []).append(_percentile(values, percentile).expand(len(by_channel)))
         return active
 
     for x in inputs:
@@ -105,8 +106,6 @@ def balance_thresholds(
     thresholds = {}
     for name, values in seen.items():
         level = torch.stack(values).mean(0)
-        if scope == "layer":
-            level = level.max().expand(len(level))
         # A channel that is never active never fires, whatever its threshold.
         thresholds[name] = scale * torch.where(level > 0, level, torch.ones_like(level))[:, None, None]
     return thresholds
@@ -197,13 +196,11 @@ def as_ann(model: StreamingModel | ProtocolModel) -> Ann:
             frozenset({READOUT}),
             lambda logits: class_mask(logits, SENSOR.height, SENSOR.width, stride),
         )
-    config = model.runtime.config
-    table = set(normed_layers(config))
-    names = {name for name in ("up4", "up2", "up1", "score") if name not in table}
+    config, cells = model.runtime.config, (model.coding.height, model.coding.width)
     return Ann(
         model.runtime.run_graph,
-        frozenset(names),
-        lambda logits: resize(logits, (SENSOR.height, SENSOR.width))[0].argmax(0).to(torch.uint8).numpy(),
+        frozenset(synapses(config)) - frozenset(normed_layers(config)),
+        lambda logits: picture_mask(resize(logits, cells), SENSOR.height, SENSOR.width),
     )
 
 
@@ -245,38 +242,42 @@ def report(
 ) -> dict[str, Any]:
     """Scores of a network's converted twin after each number of steps, beside the twin's and the network's own.
 
-    All are of the same ``frames`` labelled windows, each answered from rest; the directly trained network takes the
-    steps that it takes when it is served.
+    All are of the same ``frames`` labelled windows, each answered from rest, with the windows before it for those that
+    see them.
     """
-    direct, twin = (zoo.load_any(n, folder) for n in (name, f"{name}-ann"))
-    if not isinstance(direct, StreamingModel | ProtocolModel) or not isinstance(twin, StreamingModel | ProtocolModel):
-        raise TrainingError(f"{name!r} is a frame model; conversion is compared on events")
+    direct, twin = (zoo.load_events(n, folder) for n in (name, f"{name}-ann"))
     ann = as_ann(twin)
     thresholds = balance_thresholds(ann, calibration_inputs(twin, CALIBRATION_PICTURES, root), percentile, scope, scale)
     labelled = [k for k, window in enumerate(windows) if window.truth is not None]
     chosen = labelled[:: max(1, len(labelled) // frames)][:frames]
-    samples = []
-    for k in chosen:
-        truth = windows[k].truth
-        assert truth is not None
-        samples.append((network_input(twin, windows[max(0, k + 1 - HISTORY) : k + 1]), truth))
-    scored = set(chosen)
-    kept = [
-        w if k in scored else LabelledWindow(w.t_start, w.events, None) for k, w in enumerate(windows[: chosen[-1] + 1])
-    ]
-    own_steps = direct.steps if isinstance(direct, ProtocolModel) else 1
+    stretches = [(windows[max(0, k + 1 - HISTORY) : k + 1], windows[k].truth) for k in chosen]
+    samples = [(network_input(twin, stretch), truth) for stretch, truth in stretches if truth is not None]
+    # A streaming network takes one step for each of the windows that the twin sees at once.
+    steps = HISTORY if isinstance(direct, StreamingModel) else direct.steps
     return {
         "model": name,
-        "data": f"CamVid-events val, {len(chosen)} labelled windows",
+        "data": f"CamVid-events val, {len(chosen)} labelled windows, each from rest",
         "thresholds": {"percentile": percentile, "scope": scope, "scale": scale},
-        "direct": {"steps": own_steps, **_scores(evaluate_model(direct, kept))},
-        "twin": _scores(evaluate_model(twin, kept)),
+        "direct": {"steps": steps, **score_from_rest(direct, stretches)},
+        "twin": score_from_rest(twin, stretches),
         "converted": score_converted(ann, thresholds, samples, len(twin.classes), checkpoints),
     }
 
 
-def _scores(evaluation: dict[str, Any]) -> dict[str, Any]:
-    return {key: evaluation[key] for key in ("miou", "class_iou", "firing_rate")}
+def score_from_rest(
+    model: StreamingModel | ProtocolModel, stretches: Sequence[tuple[Sequence[LabelledWindow], Any]]
+) -> dict[str, Any]:
+    """Scores of a network at the end of stretches of a drive, each begun from rest."""
+    total = np.zeros((len(model.classes), len(model.classes)), np.int64)
+    rates = []
+    for stretch, truth in stretches:
+        state = model.initial_state(SENSOR)
+        for window in stretch:
+            answer = model.segment(state, window.events, SENSOR)
+            state = answer.state
+        total += confusion(truth, answer.mask, len(model.classes))
+        rates.append(answer.activity.firing_rate)
+    return {**confusion_report(total, model.classes), "firing_rate": round(float(np.mean(rates)), 4)}
 
 
 def main() -> None:
@@ -290,6 +291,8 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the thresholds")
     parser.add_argument("--out", type=Path, required=True, help="the report, JSON")
     args = parser.parse_args()
+    if args.frames < 1 or args.steps < 1 or not 0 < args.percentile <= 100 or args.scale <= 0:
+        parser.error("--frames and --steps must be at least 1, --percentile in (0, 100], --scale above 0")
     result = report(
         args.model,
         windows=camvid_events(),

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from models.errors import TrainingError
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -34,9 +36,16 @@ def joined(device: str = "auto") -> Iterator[Place]:
     ----------
     device : str
         ``cpu``, ``cuda``, or ``auto``: a GPU for each process where there is one.
+
+    Raises
+    ------
+    TrainingError
+        If there is no such device.
     """
     local = int(os.environ.get("LOCAL_RANK", 0))
     on_gpu = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
+        raise TrainingError(f"there is no device {device!r} here: use cpu or auto")
     chosen = torch.device(f"cuda:{local}") if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(chosen)

@@ -19,8 +19,6 @@ with ``effective`` nobody pays for a zero, the twin neither.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -30,187 +28,31 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
-from spikingjelly.activation_based import op_counter
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from models import zoo
-from models.architectures.edge import READOUT, EdgeConfig, forward_graph, layer_macs, layer_shapes, synapses
+from models.architectures.edge import EdgeConfig, layer_macs
 from models.datasets import camvid
 from models.emulator import EmulatorConfig
 from models.encoding import InputGrid, polarity_counts
 from models.machine import describe_machine
 from models.runtime.activity import E_AC_J, E_MAC_J, SpikeActivity
-from models.runtime.lif import leaky_readout_step, lif_step
 from models.runtime.streaming import StreamingModel
 from models.training.command import run, this_command, write_json
+from models.training.counters import compare_counters
 from models.training.evaluate import SENSOR, WINDOW_US, LabelledWindow, drive_windows
+from models.training.folded import LayerCount, count_window, folded_network
 from models.training.history import HISTORY
 
 ENERGY_J = {"fp32_45nm": (E_MAC_J, E_AC_J), "int8_45nm": (0.23e-12, 0.03e-12)}
+
+
 """Joules of a multiply-accumulate and of an accumulate."""
+
 
 NOTE = (
     "energy is operations times joules for each; memory traffic and neuron updates are not in it. "
     "int8 takes an 8-bit adder for accumulates, which a real accumulator is wider than"
 )
-
-
-class Membranes(nn.Module):
-    """Membranes of one layer, one time step for each call."""
-
-    keep: Tensor
-    v: Tensor
-
-    def __init__(self, keep: Tensor, shape: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.register_buffer("keep", keep.reshape(-1, 1, 1))
-        self.register_buffer("v", torch.zeros(1, *shape))
-
-
-class Neurons(Membranes):
-    """Leaky integrate-and-fire neurons: the runtime's arithmetic."""
-
-    def forward(self, current: Tensor) -> Tensor:
-        """Spikes (1, C, h, w), 0.0 or 1.0, from a synaptic input of that shape, which is used up."""
-        spikes, self.v = lif_step(current, self.v, self.keep)
-        return spikes
-
-
-class Readout(Membranes):
-    """Neurons that integrate and leak but never fire."""
-
-    def forward(self, current: Tensor) -> Tensor:
-        """Membrane potentials (1, C, h, w), from a synaptic input of that shape, which is used up."""
-        self.v = leaky_readout_step(current, self.v, self.keep)
-        return self.v
-
-
-class FoldedNetwork(nn.Module):
-    """A network of the zoo as a module, with batch norm folded, so that counters which hook into modules can see it.
-
-    It computes what the runtime does, to the bit, and like it takes the present window alone: membranes, and for a twin
-    the windows before, are its buffers.
-
-    Parameters
-    ----------
-    config : EdgeConfig
-    weights : mapping of Tensor
-        As ``models.architectures.edge.fold_batch_norm`` gives them.
-    height, width : int
-        Input grid in cells.
-    """
-
-    history: Tensor
-
-    def __init__(self, config: EdgeConfig, weights: Mapping[str, Tensor], height: int, width: int) -> None:
-        super().__init__()
-        self.config = config
-        self.convs = nn.ModuleDict()
-        self.neurons = nn.ModuleDict()
-        shapes = layer_shapes(config, height, width)
-        for name, s in synapses(config).items():
-            conv = nn.Conv2d(s.cin, s.cout, s.kernel, s.stride, s.padding, s.dilation)
-            conv.load_state_dict({"weight": weights[f"{name}.weight"], "bias": weights[f"{name}.bias"]})
-            self.convs[name] = conv
-            if config.spiking:
-                self.neurons[name] = (Readout if name == READOUT else Neurons)(weights[f"{name}.keep"], shapes[name])
-            else:
-                self.neurons[name] = nn.Identity() if name == READOUT else nn.ReLU()
-        self.register_buffer("history", torch.zeros(1, config.input_channels - 2, height, width))
-        self.requires_grad_(False)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def rest(self) -> None:
-        """Forget the stream: membranes to rest, no windows before."""
-        self.history = torch.zeros_like(self.history)
-        for module in self.neurons.values():
-            if isinstance(module, Membranes):
-                module.v = torch.zeros_like(module.v)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Polarity counts (1, 2, H, W) of one window to logits."""
-        return self.forward_with_traffic(x)[0]
-
-    def forward_with_traffic(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Like ``forward``, and what goes into each convolution and comes out of its neurons, by layer."""
-        inputs: dict[str, Tensor] = {}
-        outputs: dict[str, Tensor] = {}
-
-        def synapse(name: str, spikes: Tensor) -> Tensor:
-            inputs[name] = spikes
-            current: Tensor = self.convs[name](spikes)
-            return current
-
-        def neurons(name: str, current: Tensor) -> Tensor:
-            outputs[name] = self.neurons[name](current)
-            return outputs[name]
-
-        seen = torch.cat([self.history, x], dim=1).contiguous(memory_format=torch.channels_last)
-        self.history = seen[:, 2:]
-        return forward_graph(self.config, seen, synapse, neurons), inputs, outputs
-
-
-def folded_network(model: StreamingModel, folder: Path = zoo.ZOO) -> FoldedNetwork:
-    """A network of the zoo as a module, over the grid that it sees of a 346x260 sensor."""
-    grid = model.grid(SENSOR)
-    return FoldedNetwork(model.runtime.config, load_file(folder / f"{model.name}.safetensors"), grid.height, grid.width)
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCount:
-    """What one layer did in one window.
-
-    Attributes
-    ----------
-    inputs, active_inputs : int
-        Values that its convolution reads, and those of them that are not zero.
-    effective : int
-        Operations: taps on the grid that meet an input and a weight which are not zero.
-    neurons, active : int
-        Neurons (or ReLU units), and those that fire (or are above zero).
-    """
-
-    inputs: int
-    active_inputs: int
-    effective: int
-    neurons: int
-    active: int
-
-
-def effective_operations(x: Tensor, conv: nn.Conv2d) -> int:
-    """Exact number of taps of a convolution that meet an input and a weight which are not zero; biases are left out.
-
-    Parameters
-    ----------
-    x : Tensor, (B, C, H, W)
-    conv : nn.Conv2d
-        Zero padding, one group.
-    """
-    # What an active input costs at a tap: the output channels that the tap has a weight for. Double precision, as the
-    # sums go beyond the whole numbers that single precision holds.
-    fan_out = torch.count_nonzero(conv.weight, dim=0)[None].double()
-    taps = F.conv2d((x != 0).double(), fan_out, None, conv.stride, conv.padding, conv.dilation)
-    return int(taps.sum())
-
-
-@torch.no_grad()
-def count_window(network: FoldedNetwork, x: Tensor) -> dict[str, LayerCount]:
-    """Advance a network one window (1, 2, H, W) and count what each of its layers did, in the order they run."""
-    _, inputs, outputs = network.forward_with_traffic(x)
-    return {
-        name: LayerCount(
-            inputs[name].numel(),
-            int(torch.count_nonzero(inputs[name])),
-            effective_operations(inputs[name], conv),
-            0 if name == READOUT else outputs[name].numel(),
-            0 if name == READOUT else int(torch.count_nonzero(outputs[name])),
-        )
-        for name, conv in network.convs.items()
-        if isinstance(conv, nn.Conv2d)
-    }
 
 
 def energy(macs: float, acs: float) -> dict[str, float]:
@@ -350,95 +192,6 @@ def latency_report(snn: Sequence[float], ann: Sequence[float] | None) -> dict[st
         ratios = np.divide(ann, snn)
         report |= {"ann_ms": percentiles(ann), "ann_over_snn_p50": round(float(np.median(ratios)), 3)}
     return report
-
-
-def count_with_spikingjelly(network: FoldedNetwork, xs: Sequence[Tensor]) -> dict[str, Any]:
-    """SpikingJelly's own counters over a stream of windows from rest: totals, and synaptic operations by layer."""
-    network.rest()
-    synops, macs = op_counter.SynOpCounter(), op_counter.MACCounter()
-    with torch.no_grad(), op_counter.DispatchCounterMode([synops, macs]):
-        for x in xs:
-            network(x)
-    by_scope = synops.get_counts()
-    by_layer = {name: sum(by_scope.get(f"FoldedNetwork.convs.{name}", {}).values()) for name in network.convs}
-    return {"synops": synops.get_total(), "synops_by_layer": by_layer, "macs": macs.get_total()}
-
-
-def has_neurobench() -> bool:
-    """Whether NeuroBench, and snnTorch and tqdm, which are all that its harness imports, are installed."""
-    return all(importlib.util.find_spec(name) for name in ("neurobench", "snntorch", "tqdm"))
-
-
-def run_neurobench(network: FoldedNetwork, xs: Sequence[Tensor]) -> dict[str, Any]:
-    """Run a stream of windows through the NeuroBench harness (Yik et al., Nature Communications 2025).
-
-    Returns
-    -------
-    dict
-        ``Footprint`` in bytes (weights and state), ``ActivationSparsity``, and ``SynapticOperations`` for each window.
-        The harness adds up in single precision: a layer's sums beyond 2^24 may be rounded.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If NeuroBench is not installed.
-    """
-    benchmarks = importlib.import_module("neurobench.benchmarks")
-    static = importlib.import_module("neurobench.metrics.static")
-    workload = importlib.import_module("neurobench.metrics.workload")
-    network.rest()
-    model = importlib.import_module("neurobench.models").TorchModel(network)
-    model.add_activation_module(Neurons)
-    data = TensorDataset(torch.cat(list(xs)), torch.zeros(len(xs)))
-    metrics = [[static.Footprint], [workload.ActivationSparsity, workload.SynapticOperations]]
-    benchmark = benchmarks.Benchmark(model, DataLoader(data, batch_size=1), [], [], metrics)
-    with torch.no_grad():
-        results: dict[str, Any] = benchmark.run(quiet=True)
-    model.cleanup_hooks()
-    return results
-
-
-def compare_counters(network: FoldedNetwork, xs: Sequence[Tensor]) -> dict[str, Any]:
-    """One stream from rest through our count, SpikingJelly's counters and, where installed, NeuroBench's harness.
-
-    All operations are sums over the windows.
-    """
-    network.rest()
-    counts = [count_window(network, x) for x in xs]
-    names = list(network.convs)
-    analog = names[:1] if network.config.spiking else names
-    dense = layer_macs(network.config, *xs[0].shape[-2:])
-    ours = {
-        "effective_macs": sum(c[name].effective for c in counts for name in analog),
-        "effective_acs": sum(c[name].effective for c in counts for name in names if name not in analog),
-        "dense_analog_macs": len(xs) * sum(dense[name] for name in analog),
-        "activation_sparsity": 1 - _share([layer for c in counts for layer in c.values()]),
-    }
-    spikingjelly = count_with_spikingjelly(network, xs)
-    report: dict[str, Any] = {
-        "windows": len(xs),
-        "ours": ours,
-        "spikingjelly": {name: spikingjelly[name] for name in ("synops", "macs")},
-        "spikingjelly_synops_are_our_effective_acs": spikingjelly["synops"] == ours["effective_acs"],
-        "spikingjelly_macs_are_our_dense_analog_macs": spikingjelly["macs"] == ours["dense_analog_macs"],
-        "neurobench": None,
-    }
-    if has_neurobench():
-        results = run_neurobench(network, xs)
-        operations = {name.lower(): round(mean * len(xs)) for name, mean in results["SynapticOperations"].items()}
-        report["neurobench"] = {
-            "footprint_bytes": results["Footprint"],
-            "activation_sparsity": results["ActivationSparsity"],
-            **operations,
-        }
-        report["neurobench_minus_ours"] = {
-            name: operations[name] - ours[name] for name in ("effective_macs", "effective_acs")
-        }
-    return report
-
-
-def _share(layers: Sequence[LayerCount]) -> float:
-    return sum(layer.active for layer in layers) / sum(layer.neurons for layer in layers)
 
 
 def report(

@@ -2,6 +2,7 @@
 
     python -m models.training.export --name edge-s --run runs/edge-s --twin runs/edge-s-ann
     python -m models.training.export --name paper-fcn --run runs/paper-fcn --twin runs/paper-fcn-ann
+    python -m models.training.export --name edge-s --rescore
 
 The twin becomes ``NAME-ann``.
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
-from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,76 +24,28 @@ from models.errors import TrainingError
 from models.runtime.protocol import FrameModel
 from models.runtime.streaming import StreamingModel
 from models.training import protocol_task
+from models.training.cards import notes_of, scored_on, training_card
 from models.training.checkpoint import load_run
 from models.training.command import run
 from models.training.config import TrainConfig, make_config
-from models.training.evaluate import LabelledDrive, LabelledWindow, evaluate_frames, evaluate_model, find_drive
+from models.training.evaluate import TEST_DRIVE, LabelledDrive, evaluate_frames, evaluate_model, find_drive
 from models.training.history import HISTORY
 
 if TYPE_CHECKING:
     from models.zoo import ZooModel
 
-TEST_DATA = {
-    "camvid-events": "CamVid-events val: 100 labelled frames at 15 Hz, 200 windows of 33.3 ms, simulated sensor 346x260"
-}
-FRAME_TEST_DATA = "VOC2012 val, 223 pictures of animals, at their own size (longest side 144)"
-DATA = [
-    {
-        "name": "CamVid train (SegNet split), less the pictures that checkpoints are chosen by",
-        "use": "pictures and labels",
-        "licence": "research; CC BY-NC 4.0 as the SegNet tutorial distributes it",
-    },
-    {
-        "name": "IDD-Lite",
-        "use": "pictures and set-valued labels",
-        "licence": "IDD research licence",
-    },
-]
-FRAME_DATA = [
-    {"name": "PASCAL VOC2012 train_aug, animals only", "use": "pictures and labels", "licence": "VOC terms"},
-]
-FRAME_NOTES = [
-    "Trained and scored on a part of VOC2012 (pictures of cats, cows, dogs, horses and sheep, some with people, chairs "
-    "and sofas, longest side 144): its mean IoU is over the classes that occur, and cannot be compared with published "
-    "figures for all 21.",
-    "The checkpoint was chosen on pictures of train_aug that were held out from training.",
-]
-NOTES = [
-    "Simulated: trained on events made from pictures under a simulated camera motion, with people and vehicles moving "
-    "in front of them, through models/emulator.py. No real event recording was seen in training.",
-    "Real: the motion of the test drive (CamVid val, 0016E5 frames 07959 to 08159, 15 Hz). Its events are simulated "
-    "all the same. No frame of it was trained on, but it is a part of a drive of which other parts are in CamVid "
-    "train; the nearest training picture is one second away.",
-    "The checkpoint, and the bias of each class that was added to a streaming network's readout, were chosen on "
-    "pictures of CamVid train that were held out from training; the test drive was scored once the run was over.",
-    "Weights are derived from data under non-commercial research terms.",
-]
 
-
-def training_card(run: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a card says of how a network was trained, and the run that it started from if it did not from scratch."""
-    config = run["config"]
-    budget = f"--updates {config['updates']}" if config["updates"] else f"--minutes {config['minutes']:g}"
-    twin = " --twin" if config["twin"] else ""
-    grown = f" --grow-from {config['grow_from']}" if config["grow_from"] else ""
-    base = name.removesuffix("-ann")
-    started = {"started_from": training_card(run["started_from"], name)} if "started_from" in run else {}
-    return started | {
-        "command": f"python -m models.training.train --recipe {base}{twin}{grown} {budget} --seed {config['seed']} "
-        f"--threads {run['machine']['threads']} --out runs/{name}",
-        "settings": config,
-        "updates": run["updates_done"],
-        "curve": run["curve"],
-        "minutes": run["minutes_taken"],
-        "material": run["data"],
-        "held_out": {key: value for key, value in run["held_out"].items() if key != "confusion_matrix"},
-        "machine": run["machine"],
-        "data": _data(run["data"]),
-    }
+def require_same_settings(run: dict[str, Any], twin_run: dict[str, Any]) -> None:
+    """Raise TrainingError, naming the settings, unless a network and its twin were trained alike."""
+    own = ("twin", "grow_from", "teacher")
+    a, b = ({key: value for key, value in r["config"].items() if key not in own} for r in (run, twin_run))
+    other = [key for key in a if a[key] != b.get(key)]
+    if other:
+        raise TrainingError(f"the network and its twin were trained with other settings: {', '.join(other)}")
 
 
 def export(
-    name: str, run_folder: Path, twin_folder: Path, folder: Path = zoo.ZOO, *, data: str = "camvid-events"
+    name: str, run_folder: Path, twin_folder: Path, folder: Path = zoo.ZOO, *, data: str = TEST_DRIVE
 ) -> dict[str, Any]:
     """Write a network and its twin to a folder of trained networks; the network's card is returned.
 
@@ -102,56 +54,73 @@ def export(
     Raises
     ------
     TrainingError
-        If a folder does not hold a finished run of that kind.
+        If a folder does not hold a finished run of that kind, or they were trained with different settings, or on
+        ``data``.
     """
-    tests = _Tests(find_drive(data))
-    cards: dict[str, dict[str, Any]] = {}
-    for named, source, twin in ((f"{name}-ann", twin_folder, True), (name, run_folder, False)):
+    runs = {f"{name}-ann": (twin_folder, True), name: (run_folder, False)}
+    loaded = {}
+    for named, (source, twin) in runs.items():
         network, run = load_run(source)
         if run["config"]["twin"] != twin:
             raise TrainingError(f"{source} is not a run of {'an ANN twin' if twin else 'a spiking network'}")
+        loaded[named] = network, run
+    require_same_settings(loaded[name][1], loaded[f"{name}-ann"][1])
+    drive = find_drive(data)
+    for named, (network, run) in loaded.items():
         config = make_config(run["config"])
-        card: dict[str, Any] = {
+        if data in (*config.stream.drives, *config.stream.held_out_drives, *config.protocol.drives):
+            raise TrainingError(f"{named} was trained on {data}, or its checkpoint chosen by it: it is no test")
+        card = {
             "parameters": sum(p.numel() for p in network.parameters()),
-            "training": training_card(run, named),
+            "training": training_card(run),
             "licence": "non-commercial research, after the data that it was trained on",
-            "notes": _notes(config, run),
+            "notes": notes_of(run),
         }
-        _save(named, network, config, card, tests.drive, folder)
-        model = zoo.load_any(named, folder)
-        card["evaluation"] = {
-            "data": FRAME_TEST_DATA if _takes_frames(config) else TEST_DATA.get(data, data),
-            "command": f"python -m models.training.evaluate --model {named}"
-            + ("" if data == "camvid-events" else f" --data {data}"),
-            **tests.score(model),
+        _save(named, network, config, card, drive, folder)
+    return [rescore(named, folder, data=data) for named in loaded][-1]
+
+
+def rescore(name: str, folder: Path = zoo.ZOO, *, data: str = TEST_DRIVE) -> dict[str, Any]:
+    """Score a network of the zoo anew and write it into its card, which is returned.
+
+    A spiking network's card has its twin's scores beside its own: score the twin first.
+    """
+    model = zoo.load_any(name, folder)
+    card = {key: value for key, value in model.card.items() if key != "evaluation"}
+    of_frames = isinstance(model, FrameModel)
+    evaluation: dict[str, Any] = {
+        "data": scored_on(data, of_frames=of_frames),
+        "command": f"python -m models.training.evaluate --model {name}"
+        + ("" if data == TEST_DRIVE else f" --data {data}"),
+        **scores_of(model, find_drive(data)),
+    }
+    twin = f"{name}-ann"
+    if twin in zoo.names(folder):
+        beside = zoo.load_any(twin, folder).card
+        evaluation["ann_twin"] = {
+            "what": f"{twin}: the same convolutions with ReLU and no membranes, {_sees(model)}; trained with the same "
+            f"settings and budget, {beside['training']['updates']} updates to {card['training']['updates']}",
+            **(beside["evaluation"]["frames"] if of_frames else beside["evaluation"]["stream"]),
         }
-        if not twin:
-            beside = cards[f"{name}-ann"]
-            card["evaluation"]["ann_twin"] = {
-                "what": f"{name}-ann: the same convolutions with ReLU and no membranes, {_sees(model)}; trained beside "
-                f"it with the same settings and budget, {beside['training']['updates']} updates to its "
-                f"{card['training']['updates']}",
-                **next(beside["evaluation"][key] for key in ("stream", "frames") if key in beside["evaluation"]),
-            }
-        _save(named, network, config, card, tests.drive, folder)
-        cards[named] = card
-    return cards[name]
+    card["evaluation"] = evaluation
+    zoo.write_card(card, folder)
+    return card
 
 
-def _notes(config: TrainConfig, run: dict[str, Any]) -> list[str]:
-    if _takes_frames(config):
-        return FRAME_NOTES
-    if "training_drives" in run["data"]:
-        return ["Real: trained on event recordings; the checkpoint was chosen on others that were held out."]
-    return NOTES
+def scores_of(model: ZooModel, drive: LabelledDrive) -> dict[str, Any]:
+    """Scores of a network on the test data of its kind."""
+    if isinstance(model, FrameModel):
+        return {"frames": evaluate_frames(model, voc2012.load("val"))}
 
+    def score(*, carry_state: bool) -> dict[str, Any]:
+        return evaluate_model(
+            model, drive.read(), sensor=drive.sensor, window_us=drive.window_us, carry_state=carry_state
+        )
 
-def _data(about: dict[str, Any]) -> list[dict[str, str]]:
-    if "training_drives" in about:
-        return [
-            {"name": drive, "use": "events and labels", "licence": "its source's"} for drive in about["training_drives"]
-        ]
-    return FRAME_DATA if "VOC2012 train_aug" in about["training_pictures"] else DATA
+    scores = {"stream": score(carry_state=True)}
+    if isinstance(model, StreamingModel) and model.runtime.config.spiking:
+        scores["reset_every_window"] = score(carry_state=False)
+    return scores
 
 
 def _takes_frames(config: TrainConfig) -> bool:
@@ -189,40 +158,23 @@ def _save(
     zoo.save_paper(name, network.config, coding, fold_bntt(network), classes_of, about | card, folder)
 
 
-class _Tests:
-    """Test data, read when it is first needed."""
-
-    def __init__(self, drive: LabelledDrive) -> None:
-        self.drive = drive
-
-    @cached_property
-    def windows(self) -> list[LabelledWindow]:
-        return list(self.drive.read())
-
-    @cached_property
-    def pictures(self) -> voc2012.Pictures:
-        return voc2012.load("val")
-
-    def score(self, model: ZooModel) -> dict[str, Any]:
-        """Scores of a network on the data of its kind."""
-        if isinstance(model, FrameModel):
-            return {"frames": evaluate_frames(model, self.pictures)}
-        score = partial(evaluate_model, model, self.windows, sensor=self.drive.sensor, window_us=self.drive.window_us)
-        scores = {"stream": score()}
-        if isinstance(model, StreamingModel) and model.runtime.config.spiking:
-            scores["reset_every_window"] = score(carry_state=False)
-        return scores
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="edge-s")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
-    parser.add_argument("--twin", type=Path, required=True, help="folder of the ANN twin's run")
-    parser.add_argument("--data", default="camvid-events", help="camvid-events, ddd17:RECORDING or dsec:SEQUENCE")
+    parser.add_argument("--run", type=Path, help="folder of the training run")
+    parser.add_argument("--twin", type=Path, help="folder of the ANN twin's run")
+    parser.add_argument("--rescore", action="store_true", help="only score what is in the zoo anew")
+    parser.add_argument("--data", default=TEST_DRIVE, help="camvid-events, ddd17:RECORDING or dsec:SEQUENCE")
     args = parser.parse_args()
-    print(json.dumps(export(args.name, args.run, args.twin, data=args.data)["evaluation"], indent=2))
+    if args.rescore:
+        twins = [f"{args.name}-ann"] if f"{args.name}-ann" in zoo.names() else []
+        card = [rescore(name, data=args.data) for name in (*twins, args.name)][-1]
+    elif args.run and args.twin:
+        card = export(args.name, args.run, args.twin, data=args.data)
+    else:
+        parser.error("--run and --twin are needed, or --rescore")
+    print(json.dumps(card["evaluation"], indent=1))
 
 
 if __name__ == "__main__":

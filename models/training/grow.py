@@ -20,8 +20,9 @@ def grow(small: EdgeDeepLab, large: EdgeDeepLab) -> None:
     TrainingError
         If the larger network has not the same layers, each at least as wide.
     """
-    if set(small.synapses) != set(large.synapses) or small.config.readout_scale != large.config.readout_scale:
-        raise TrainingError("a network grows only into one with the same layers")
+    same = [(c.spiking, c.input_channels, c.readout_scale, tuple(synapses(c))) for c in (small.config, large.config)]
+    if same[0] != same[1]:
+        raise TrainingError("a network grows only into one with the same input, layers and kind of neurons")
     kept = {name: _kept_channels(name, small.config, large.config) for name in small.synapses}
     trained = small.state_dict()
     with torch.no_grad():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.datasets.labels import class_ids
 from models.datasets.stills import Still
-from models.training.metrics import Confusion, confusion, mean_iou
+from models.training.metrics import Confusion, class_iou, confusion
 from models.training.sequences import Pictures, SequenceBatches, SequenceConfig
 
 BLOCK, PERIOD = 5, 50
@@ -104,17 +104,22 @@ def fit_class_bias(drives: Sequence[HeldOutDrive], logits: Sequence[Tensor]) -> 
     cells = [at_cells(values, height, width)[:, ::2, ::2] for values in logits]
     thinned = [HeldOutDrive(drive.counts, drive.truth[::2, ::2]) for drive in drives]
     bias = torch.zeros(logits[0].shape[0])
-    best = mean_iou(score(thinned, cells))
+    # A class that does not occur here can only be given less, until it is never predicted.
+    occurring = [c for c in range(len(bias)) if any((drive.truth == c).any() for drive in drives)]
+
+    def reached_with(tried: Tensor) -> float:
+        return float(class_iou(score(thinned, cells, tried))[occurring].mean())
+
+    best = reached_with(bias)
     for step in (1.0, 0.5, 0.25):
         improved = True
         while improved:
             improved = False
-            for c in range(len(bias)):
+            for c in occurring:
                 for change in (-step, step):
                     tried = bias.clone()
                     tried[c] += change
-                    reached = mean_iou(score(thinned, cells, tried))
+                    reached = reached_with(tried)
                     if reached > best + 1e-5:
                         best, bias, improved = reached, tried, True
-    # Only differences count.
-    return bias - bias.mean()
+    return bias

@@ -24,6 +24,7 @@ from models.classes import DDD17_CLASSES, UNLABELLED, SegmentationClass
 from models.coding import direct_code, frame_input, history_code, poisson_code
 from models.datasets import voc2012
 from models.datasets.labels import at_cells
+from models.errors import TrainingError
 from models.training import holdout
 from models.training.chunk_sources import ChunkSource, PictureSource, RecordingSource
 from models.training.config import CropPhase, Phase, TrainConfig
@@ -100,6 +101,12 @@ def vary_frame(
     What lies beyond the picture's border is grey, and unlabelled.
     """
     scale = float(np.exp(rng.uniform(*np.log(FRAME_SCALES))))
+    shrink = max(labels.shape[1] / width, labels.shape[0] / height) / scale
+    if shrink > 1:
+        # A warp takes single pixels of the picture: what is finer than its output must go first.
+        size = tuple(max(1, round(side / shrink)) for side in labels.shape[::-1])
+        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+        labels = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
     turn = np.deg2rad(rng.uniform(-FRAME_DEGREES, FRAME_DEGREES))
     flip = -1.0 if rng.random() < 0.5 else 1.0
     h, w = labels.shape
@@ -145,7 +152,7 @@ class ProtocolTask:
         self.architecture = architecture(config)
         self._rank = rank
         self._crop = config.protocol.phases[0].side
-        self._chances = torch.Generator().manual_seed(config.seed + rank)
+        self._chances = torch.Generator()
         self._data: _EventData | _FrameData
         self._data = (_FrameData if self.coding.source == "frames" else _EventData)(config, root)
 
@@ -160,12 +167,36 @@ class ProtocolTask:
     @contextmanager
     def batches(self, start: int) -> Iterator[Batches]:
         """Samples without end; ``start`` is the update that the run is at, so that a resumed one sees new ones."""
-        with self._data.samples((self.config.seed, self._rank, start)) as samples:
-            yield _Cropped(samples, self.config.protocol.phases, np.random.default_rng((start, self._rank)))
+        seed = (self.config.seed, self._rank, start)
+        self._chances.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        with self._data.samples(seed) as samples:
+            yield _Cropped(samples, self.config.protocol.phases, np.random.default_rng((*seed, 1)))
 
     def rest(self, network: nn.Module) -> None:
         """Put all membranes to rest."""
         functional.reset_net(network)
+
+    def grow(self, small: nn.Module, large: nn.Module) -> None:
+        """Start ``large`` from a trained network of the same kind: the paper's have one size.
+
+        Raises
+        ------
+        TrainingError
+            If they differ.
+        """
+        if not isinstance(small, PaperNetwork) or small.config != self.architecture:
+            raise TrainingError("a paper network has one size: it can start only from a run of the same network")
+        large.load_state_dict(small.state_dict())
+
+    def teach_with(self, teacher: nn.Module) -> None:
+        """Refuse.
+
+        Raises
+        ------
+        TrainingError
+            Always: the paper's networks learn from labels alone.
+        """
+        raise TrainingError(f"a paper network learns from labels alone, not from a {type(teacher).__name__}")
 
     def loss(self, network: PaperNetwork, batch: Sample, progress: float) -> list[LossPart]:
         """The parts of the loss on one batch at ``progress`` in [0, 1)."""
@@ -266,9 +297,10 @@ class _FrameData:
 
     def __init__(self, config: TrainConfig, root: Path | None) -> None:
         self._config = config
-        pictures = list(voc2012.load("train_aug", root))
-        self._training = [p for k, p in enumerate(pictures) if (k + 1) % HELD_OUT_EVERY]
-        self._held_out = [p for k, p in enumerate(pictures) if not (k + 1) % HELD_OUT_EVERY] or pictures[-1:]
+        self._pictures = voc2012.load("train_aug", root)
+        every = range(len(self._pictures))
+        self._held_out = [k for k in every if (k + 1) % HELD_OUT_EVERY == 0] or [every[-1]]
+        self._training = sorted(set(every) - set(self._held_out))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -283,7 +315,8 @@ class _FrameData:
     def _forever(self, rng: np.random.Generator) -> Iterator[Sample]:
         coding = self._config.protocol.coding
         while True:
-            chosen = [self._training[int(k)] for k in rng.integers(0, len(self._training), self._config.batch)]
+            drawn = rng.integers(0, len(self._training), self._config.batch)
+            chosen = [self._pictures[self._training[int(k)]] for k in drawn]
             varied = [vary_frame(rng, p.rgb, p.labels, coding.height, coding.width) for p in chosen]
             x = torch.stack([frame_input(rgb, coding.height, coding.width) for rgb, _ in varied])
             yield Sample(x[None], torch.from_numpy(np.stack([labels for _, labels in varied])))
@@ -294,7 +327,7 @@ class _FrameData:
     def score(self, run: Callable[[Tensor], Tensor]) -> Confusion:
         coding = self._config.protocol.coding
         total = np.zeros((len(self.classes), len(self.classes)), np.int64)
-        for picture in self._held_out:
+        for picture in (self._pictures[k] for k in self._held_out):
             logits = run(frame_input(picture.rgb, coding.height, coding.width)[None, None])
             full = holdout.at_cells(logits[0], *picture.labels.shape)
             total += confusion(picture.labels, full.argmax(0).to(torch.uint8).numpy(), len(self.classes))

@@ -20,7 +20,7 @@ LABEL_STRIDE = 2
 class RecordedChunks:
     """Iterates over chunks without end, one row for each of ``batch`` walks through the drives.
 
-    Rows begin at different places, and go over to another drive, from rest, when theirs is at its end.
+    Rows begin at places of their own, and go over to another drive, from rest, when theirs is at its end.
 
     Parameters
     ----------
@@ -28,6 +28,8 @@ class RecordedChunks:
         Of one sensor size.
     grid : InputGrid
     count_clip, chunk, batch : int
+    most_skipped : int
+        Windows of its first drive that a row leaves out at most.
     seed : tuple of int
 
     Raises
@@ -45,6 +47,7 @@ class RecordedChunks:
         chunk: int,
         batch: int,
         seed: tuple[int, ...],
+        most_skipped: int = 1200,
     ) -> None:
         if any(drive.sensor != drives[0].sensor for drive in drives):
             raise TrainingError("drives that are trained on together must be of one sensor size")
@@ -54,10 +57,11 @@ class RecordedChunks:
         self._chunk = chunk
         self._rng = np.random.default_rng(seed)
         self._rows: list[Iterator[LabelledWindow]] = []
-        for k in range(batch):
+        for _ in range(batch):
             row = self._new_row()
             # Apart from each other, so that rows on the same drive do not learn the same windows.
-            next(islice(row, k * chunk, k * chunk), None)
+            skipped = int(self._rng.integers(0, most_skipped + 1))
+            next(islice(row, skipped, skipped), None)
             self._rows.append(row)
         self._started = [False] * batch
 

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from models.architectures.edge import EdgeConfig, EdgeDeepLab, add_class_bias
 from models.classes import DDD17_CLASSES
+from models.errors import TrainingError
 from models.training import holdout
 from models.training.chunk_sources import ChunkSource, PictureSource, RecordingSource
 from models.training.config import TrainConfig
 from models.training.evaluate import confusion_report
+from models.training.grow import grow
 from models.training.history import HISTORY, History
 from models.training.losses import dice, distillation, firing_rate_penalty, lovasz, set_cross_entropy
 from models.training.sequences import Chunk, SequenceConfig
@@ -36,7 +38,7 @@ ARCHITECTURES = {
 # Rough shares of the classes among the labelled pixels, after CamVid train: IDD-Lite has no label for object or nature
 # alone.
 CLASS_SHARES = (0.36, 0.40, 0.025, 0.10, 0.012, 0.06)
-HELD_OUT_WINDOWS = 6
+HELD_OUT_WINDOWS = 10
 
 
 def architecture(config: TrainConfig) -> EdgeConfig:
@@ -98,9 +100,29 @@ class StreamTask:
         """What a finished run says of its data."""
         return {"window_us": self._source.window_us, **self._source.describe()}
 
-    def teach_with(self, teacher: EdgeDeepLab) -> None:
-        """Distil from a trained network, whichever kind it is."""
+    def teach_with(self, teacher: nn.Module) -> None:
+        """Distil from a trained streaming network or ANN twin.
+
+        Raises
+        ------
+        TrainingError
+            If it is neither.
+        """
+        if not isinstance(teacher, EdgeDeepLab):
+            raise TrainingError("a streaming network can be taught by a streaming network or its twin alone")
         self._teacher = teacher.to(self.device).eval()
+
+    def grow(self, small: nn.Module, large: nn.Module) -> None:
+        """Start ``large`` from the trained ``small``.
+
+        Raises
+        ------
+        TrainingError
+            If ``large`` cannot answer as ``small`` does.
+        """
+        if not isinstance(small, EdgeDeepLab) or not isinstance(large, EdgeDeepLab):
+            raise TrainingError("a streaming network grows from a streaming network alone")
+        grow(small, large)
 
     @contextmanager
     def batches(self, start: int) -> Iterator[Batches]:
@@ -140,9 +162,8 @@ class StreamTask:
         if chunk.together:
             labels = torch.from_numpy(chunk.labels[-1]).to(self.device)
             self.rest(network)
-            x = at_once(x, self.architecture)
             fresh = torch.ones_like(fresh)
-        logits, spikes = _run(network, x, fresh, self._history)
+        logits, spikes = _run(network, x, fresh, self._history, together=chunk.together)
         finer = _at(logits, labels)
         parts = [LossPart("cross_entropy", 1.0, set_cross_entropy(finer, labels, self._class_weights))]
         if weight.dice:
@@ -151,7 +172,7 @@ class StreamTask:
             parts.append(LossPart("lovasz", weight.lovasz, lovasz(finer, labels)))
         if self._teacher is not None:
             with torch.no_grad():
-                taught, _ = _run(self._teacher, x, fresh, self._teacher_history)
+                taught, _ = _run(self._teacher, x, fresh, self._teacher_history, together=chunk.together)
             parts.append(LossPart("teacher", weight.teacher, distillation(finer, _at(taught, labels))))
         if self.architecture.spiking:
             penalty = firing_rate_penalty(spikes.values(), weight.rate_target)
@@ -190,14 +211,17 @@ class StreamTask:
         add_class_bias(network, torch.tensor(score.report["class_bias"], device=self.device))
 
 
-def _run(network: EdgeDeepLab, x: Tensor, fresh: Tensor, history: History) -> tuple[Tensor, dict[str, Tensor]]:
+def _run(
+    network: EdgeDeepLab, x: Tensor, fresh: Tensor, history: History, *, together: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits and spikes of one chunk (T, B, 2, H, W); ``fresh`` rows start from rest, the others carry on.
 
-    A twin's input may hold the windows before already.
+    With ``together`` the chunk is one step.
     """
     start_rows_from_rest(network, fresh)
-    ready = x.shape[2] == network.config.input_channels
-    return network.forward_with_spikes(x if ready else history.stack(x, fresh))
+    if together:
+        return network.forward_with_spikes(at_once(x, network.config))
+    return network.forward_with_spikes(x if network.config.spiking else history.stack(x, fresh))
 
 
 def at_once(x: Tensor, architecture: EdgeConfig) -> Tensor:

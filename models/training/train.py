@@ -30,10 +30,9 @@ from tqdm import tqdm
 
 from models.machine import describe_machine, keep_freed_memory
 from models.training import checkpoint
-from models.training.command import run
+from models.training.command import run, this_command
 from models.training.config import RECIPES, TrainConfig, make_config, read_recipe
 from models.training.distributed import Place, average_gradients, joined, leaders_word, same_start
-from models.training.grow import grow
 from models.training.task import Score, Task
 from models.training.tasks import MODELS, make_task
 
@@ -70,8 +69,7 @@ class Trainer:
         self.place = place
         self.network = task.make_network().to(place.device)
         if config.grow_from:
-            small, _ = checkpoint.load_run(Path(config.grow_from))
-            grow(small, self.network)  # type: ignore[arg-type]
+            task.grow(checkpoint.load_run(Path(config.grow_from))[0], self.network)
         same_start(self.network, place)
         self.average = copy.deepcopy(self.network)
         self.optimizer = make_optimizer(self.network, config)
@@ -159,7 +157,7 @@ class Reports:
         score = self._trainer.task.score(average)
         if self.best is None or score.miou > self.best.miou:
             self.best, self.since_best = score, 0
-            torch.save(average.state_dict(), self._out / checkpoint.WEIGHTS)
+            torch.save(average.state_dict(), self._out / checkpoint.BEST)
         else:
             self.since_best += 1
         line: dict[str, Any] = {"update": self._trainer.updates, "minutes": round(minutes, 2), "miou": score.miou}
@@ -213,8 +211,11 @@ def train(
     resume: bool = False,
     device: str = "auto",
     progress_bar: bool = False,
+    command: str = "",
 ) -> Score:
     """Train a network into the folder ``out``, and give its best score on held-out data.
+
+    ``command`` is kept with the run, for its card.
 
     Raises
     ------
@@ -231,7 +232,7 @@ def train(
         task = make_task(config, root, place.device, place.rank)
         trainer = Trainer(task, config, place)
         if config.teacher:
-            task.teach_with(checkpoint.load_run(Path(config.teacher))[0])  # type: ignore[attr-defined]
+            task.teach_with(checkpoint.load_run(Path(config.teacher))[0])
         reports = Reports(trainer, out)
         before = 0.0
         if resume:
@@ -245,10 +246,11 @@ def train(
         best = reports.best
         if place.leads:
             assert best is not None
-            trainer.average.load_state_dict(torch.load(out / checkpoint.WEIGHTS, weights_only=True))
+            trainer.average.load_state_dict(torch.load(out / checkpoint.BEST, weights_only=True))
             task.finish(trainer.average, best)
             torch.save(trainer.average.state_dict(), out / checkpoint.WEIGHTS)
-            run = {
+            about = {
+                "command": command,
                 "config": asdict(config),
                 "updates_done": trainer.updates,
                 "minutes_taken": round(minutes, 1),
@@ -259,8 +261,8 @@ def train(
                 "machine": describe_machine(),
             }
             if config.grow_from:
-                _, run["started_from"] = checkpoint.load_run(Path(config.grow_from))
-            (out / checkpoint.RUN).write_text(json.dumps(run, indent=1) + "\n")
+                _, about["started_from"] = checkpoint.load_run(Path(config.grow_from))
+            (out / checkpoint.RUN).write_text(json.dumps(about, indent=1) + "\n")
         return best if best is not None else Score(math.nan, {})
 
 
@@ -268,6 +270,9 @@ def _run(trainer: Trainer, reports: Reports, out: Path, before: float, progress_
     """Train until the budget is spent or nothing improves; minutes taken in all, those ``before`` included."""
     config, place = trainer.config, trainer.place
     started = time.monotonic()
+    # A resumed run may have another budget than before: its scores are due by the new one.
+    spent = trainer.updates / config.updates if config.updates else before / config.minutes
+    reports.skip(spent)
     with (
         trainer.task.batches(trainer.updates) as batches,
         tqdm(total=100, unit="%", disable=not (progress_bar and place.leads), bar_format=BAR) as bar,
@@ -321,6 +326,8 @@ def parse(arguments: list[str] | None = None) -> tuple[TrainConfig, argparse.Nam
     if args.recipe:
         named = RECIPES / f"{args.recipe}.toml"
         values = read_recipe(named if named.exists() else Path(args.recipe))
+    if args.minutes is not None and args.updates is None:
+        values["updates"] = 0
     given = {key: getattr(args, key) for key in _OVERRIDES if getattr(args, key) is not None}
     return make_config(values | given), args
 
@@ -344,7 +351,14 @@ def main() -> None:
     config, args = parse()
     if args.threads:
         torch.set_num_threads(args.threads)
-    score = train(config, args.out, resume=args.resume, device=args.device, progress_bar=True)
+    score = train(
+        config,
+        args.out,
+        resume=args.resume,
+        device=args.device,
+        progress_bar=True,
+        command=this_command("train"),
+    )
     print(json.dumps(score.report, indent=1))
 
 

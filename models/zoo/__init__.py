@@ -76,8 +76,32 @@ def load(name: str, folder: Path = ZOO, *, expect: type[Any] | None = None) -> A
     expect = StreamingModel if expect is None else expect
     model = load_any(name, folder)
     if not isinstance(model, expect):
-        kind = type(model).__name__
-        raise WeightsError(f"model {name!r} is a {kind}, not a {expect.__name__}: load it with expect={kind}")
+        raise WeightsError(f"model {name!r} is {_WHAT[type(model).__name__]}, not {_WHAT[expect.__name__]}")
+    return model
+
+
+_WHAT = {
+    "StreamingModel": "a streaming network of events",
+    "ProtocolModel": "a network of events that takes T steps from rest",
+    "FrameModel": "a network of frames",
+}
+
+
+def load_events(name: str, folder: Path = ZOO) -> StreamingModel | ProtocolModel:
+    """Load a trained network of events, however it runs.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is none of that name.
+    WeightsError
+        If its weights or card are missing, damaged, or do not fit together, or if it takes frames.
+    """
+    from models.runtime.protocol import FrameModel
+
+    model = load_any(name, folder)
+    if isinstance(model, FrameModel):
+        raise WeightsError(f"model {name!r} is {_WHAT['FrameModel']}, not of events")
     return model
 
 
@@ -164,7 +188,7 @@ def save(name: str, config: EdgeConfig, weights: dict[str, Tensor], card: dict[s
     from safetensors.torch import save_file
 
     save_file({key: value.contiguous() for key, value in weights.items()}, folder / f"{name}.safetensors")
-    _write_card({"name": name, "format": FORMAT, "config": asdict(config), **card}, folder)
+    write_card({"name": name, "format": FORMAT, "config": asdict(config), **card}, folder)
 
 
 def save_paper(
@@ -211,7 +235,7 @@ def save_paper(
         "files": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
         **card,
     }
-    _write_card(whole, folder)
+    write_card(whole, folder)
 
 
 def _load_edge(name: str, card: dict[str, Any], folder: Path) -> StreamingModel:
@@ -262,7 +286,8 @@ def _shard_name(name: str, number: int, count: int) -> str:
     return f"{name}-{number:05}-of-{count:05}.safetensors"
 
 
-def _write_card(card: dict[str, Any], folder: Path) -> None:
+def write_card(card: dict[str, Any], folder: Path = ZOO) -> None:
+    """Write a card, complete with its name and format, into a folder of trained networks."""
     (folder / f"{card['name']}.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -66,7 +66,7 @@ class ModelLibrary:
         async with self._loading[name]:
             if name not in self._models:
                 try:
-                    self._models[name] = await self._engine.offload(_load, name, self._folder)
+                    self._models[name] = await self._engine.offload(zoo.load_events, name, self._folder)
                 except model_errors.ModelsError as error:
                     logger.error("model %s cannot be loaded: %s", name, error)
                     raise ModelUnavailableError(f"model {name!r} cannot be loaded on this server") from error
@@ -81,15 +81,6 @@ class ModelLibrary:
     def is_ready(self, name: str) -> bool:
         """Whether that model is loaded."""
         return name in self._models
-
-
-def _load(name: str, folder: Path) -> SegmentationModel:
-    from models.runtime.protocol import FrameModel
-
-    model = zoo.load_any(name, folder)
-    if isinstance(model, FrameModel):
-        raise model_errors.WeightsError(f"model {name!r} segments frames, though its card's input does not say so")
-    return model
 
 
 def _describe(folder: Path) -> list[zoo.Description]:

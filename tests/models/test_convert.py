@@ -70,8 +70,9 @@ def test_thresholds_are_percentiles_of_the_activations() -> None:
     x = torch.stack([torch.linspace(0, 1, 101), torch.linspace(0, 10, 101)]).reshape(1, 2, 1, 101)
     ann = ann_of(one_layer)
     assert balance_thresholds(ann, [x], 90, "channel")["unit"].flatten().tolist() == pytest.approx([0.9, 9.0])
-    assert balance_thresholds(ann, [x], 90, "layer")["unit"].flatten().tolist() == pytest.approx([9.0, 9.0])
-    assert balance_thresholds(ann, [x], 90, "layer", scale=0.7)["unit"].max() == pytest.approx(6.3)
+    # Of all 202 values nine tenths lie below 8: the upper channel's fifth above it is a tenth of both.
+    assert balance_thresholds(ann, [x], 90, "layer")["unit"].flatten().tolist() == pytest.approx([8.0, 8.0], abs=0.05)
+    assert balance_thresholds(ann, [x], 90, "layer", scale=0.7)["unit"].max() == pytest.approx(5.6, abs=0.05)
     assert balance_thresholds(ann, [-x], 90)["unit"].tolist() == [[[1.0]], [[1.0]]], "silent channels stay silent"
 
 

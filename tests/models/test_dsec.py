@@ -329,5 +329,5 @@ def test_each_of_the_eleven_classes_is_one_of_ours() -> None:
 def test_the_official_split() -> None:
     assert dsec.split_of("zurich_city_00_a") == "train"
     assert dsec.split_of(SEQUENCE) == "test"
-    with pytest.raises(ValueError, match="no sequence of DSEC-Semantic"):
+    with pytest.raises(DatasetNotFoundError, match="no sequence of DSEC-Semantic"):
         dsec.split_of("interlaken_00_a")

@@ -15,9 +15,10 @@ from models import zoo
 from models.architectures.edge import READOUT, EdgeConfig, EdgeDeepLab, fold_batch_norm, layer_macs
 from models.events import EventBatch
 from models.runtime.edge import EdgeRuntime
+from models.training import counters
 from models.training import energy as report
-from models.training.energy import FoldedNetwork, count_window, effective_operations
 from models.training.evaluate import SENSOR, WINDOW_US, LabelledWindow
+from models.training.folded import FoldedNetwork, count_window, effective_operations
 from models.training.history import HISTORY
 
 SNN = EdgeConfig(stem=8, stride4=8, stride8=16, pyramid=8, decoder=8, pyramid_rates=(1, 3))
@@ -118,7 +119,7 @@ def test_effective_operations_by_hand() -> None:
 def test_spikingjelly_counts_the_same_accumulates_layer_by_layer(snn: FoldedNetwork) -> None:
     xs = stream(5)
     ours = [count_window(snn, x) for x in xs]
-    theirs = report.count_with_spikingjelly(snn, xs)
+    theirs = counters.count_with_spikingjelly(snn, xs)
     expected = {name: sum(c[name].effective for c in ours) for name in snn.convs}
     # It takes the first layer's input, counts and no spikes, for multiply-accumulates: all of them, padding too.
     stem = expected.pop("stem")
@@ -130,24 +131,24 @@ def test_spikingjelly_counts_the_same_accumulates_layer_by_layer(snn: FoldedNetw
 def test_counters_of_others_take_counts_of_one_for_spikes(snn: FoldedNetwork) -> None:
     x = stream(1, highest=1)[0]
     stem = count_window(snn, x)["stem"].effective
-    theirs = report.count_with_spikingjelly(snn, [x])
+    theirs = counters.count_with_spikingjelly(snn, [x])
     assert theirs["synops_by_layer"]["stem"] == stem
     assert theirs["macs"] == 0
 
 
 def test_spikingjelly_counts_a_twin_as_dense(ann: FoldedNetwork) -> None:
     xs = stream(2)
-    theirs = report.count_with_spikingjelly(ann, xs)
+    theirs = counters.count_with_spikingjelly(ann, xs)
     assert theirs["macs"] == 2 * sum(layer_macs(ANN, HEIGHT, WIDTH).values())
     assert theirs["synops"] == 0
 
 
-needs_neurobench = pytest.mark.skipif(not report.has_neurobench(), reason="NeuroBench is not installed")
+needs_neurobench = pytest.mark.skipif(not counters.has_neurobench(), reason="NeuroBench is not installed")
 
 
 @needs_neurobench
 def test_neurobench_counts_the_same_operations(snn: FoldedNetwork) -> None:
-    comparison = report.compare_counters(snn, stream(5))
+    comparison = counters.compare_counters(snn, stream(5))
     ours, theirs = comparison["ours"], comparison["neurobench"]
     assert comparison["neurobench_minus_ours"] == {"effective_macs": 0, "effective_acs": 0}
     assert comparison["spikingjelly_synops_are_our_effective_acs"]
@@ -162,7 +163,7 @@ def test_neurobench_counts_the_same_operations(snn: FoldedNetwork) -> None:
 
 @needs_neurobench
 def test_neurobench_counts_a_twin_by_what_is_not_zero(ann: FoldedNetwork) -> None:
-    comparison = report.compare_counters(ann, stream(3))
+    comparison = counters.compare_counters(ann, stream(3))
     assert comparison["neurobench_minus_ours"] == {"effective_macs": 0, "effective_acs": 0}
     assert 0 < comparison["ours"]["effective_macs"] < comparison["ours"]["dense_analog_macs"]
 

@@ -56,22 +56,36 @@ def names(*recordings: str) -> tuple[str, ...]:
 def test_rows_walk_through_drives_and_start_from_rest_at_a_new_one(root: Path) -> None:
     drive = find_drive(f"ddd17:{TRAIN}", root)
     grid = InputGrid.for_sensor(drive.sensor, 346)
-    chunks = iter(RecordedChunks([drive], grid, count_clip=4, chunk=4, batch=2, seed=(0,)))
+    chunks = iter(RecordedChunks([drive], grid, count_clip=4, chunk=4, batch=2, seed=(0,), most_skipped=0))
     first, second, third, fourth = (next(chunks) for _ in range(4))
     assert first.counts.shape == (4, 2, 2, 200, 346)
     assert first.labels.shape == (4, 2, 100, 173)
     # Labels stand where the recording has them, and are sets of one class.
     assert [bool(labels.any()) for labels in first.labels[:, 0]] == [True, False, True, False]
     assert sorted(np.unique(first.labels[0, 0])) == [0, 1, 2, 8]
-    # Row 1 is a chunk ahead, and both begin again when 14 windows have no whole chunk of 4 left.
-    np.testing.assert_array_equal(first.counts[:, 1], second.counts[:, 0])
+    # They begin again when 14 windows have no whole chunk of 4 left.
     assert [chunk.fresh.tolist() for chunk in (first, second, third, fourth)] == [
         [True, True],
         [False, False],
-        [False, True],
-        [True, False],
+        [False, False],
+        [True, True],
     ]
-    np.testing.assert_array_equal(fourth.counts[:, 0], first.counts[:, 0])
+    np.testing.assert_array_equal(fourth.counts, first.counts)
+    assert (first.counts != second.counts).any()
+
+
+def test_rows_begin_at_places_of_their_own(root: Path) -> None:
+    drive = find_drive(f"ddd17:{TRAIN}", root)
+    grid = InputGrid.for_sensor(drive.sensor, 346)
+    chunk = next(iter(RecordedChunks([drive], grid, count_clip=4, chunk=2, batch=4, seed=(1,), most_skipped=10)))
+    starts = {chunk.counts[:, row].tobytes() for row in range(4)}
+    assert len(starts) > 1
+
+
+def test_the_test_drive_cannot_be_trained_on(tmp_path: Path, root: Path) -> None:
+    for drives, held_out in ((("camvid-events",), names(HELD_OUT)), (names(TRAIN), ("camvid-events",))):
+        with pytest.raises(TrainingError, match="camvid-events is the test drive"):
+            train(TrainConfig(stream=StreamData(drives=drives, held_out_drives=held_out)), tmp_path, root)
 
 
 def test_what_cannot_be_trained_on_is_refused(root: Path, tmp_path: Path) -> None:

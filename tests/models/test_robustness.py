@@ -26,10 +26,10 @@ from models.datasets.voc2012 import Picture
 from models.errors import DatasetNotFoundError
 from models.runtime.paper import PaperRuntime
 from models.runtime.protocol import FrameModel
-from models.training import robustness
+from models.training import frame_robustness, robustness
+from models.training.adversarial import PaperFrames, fgsm, frame_network
 from models.training.evaluate import WINDOW_US, LabelledWindow
 from models.training.history import HISTORY
-from models.training.robustness import PaperFrames, fgsm
 
 TINY = EdgeConfig(stem=4, stride4=4, stride8=8, pyramid=4, decoder=4, pyramid_rates=(1, 2))
 SIDE = 16
@@ -201,9 +201,9 @@ def test_event_counts_can_be_attacked_through_surrogate_gradients() -> None:
 
 
 def test_voc_pictures_are_square_rgb_with_their_labels(voc_tree: Path) -> None:
-    two = robustness.voc_pictures(2, 24, voc_tree)
+    two = frame_robustness.voc_pictures(2, 24, voc_tree)
     assert len(two) == 2
-    assert len(robustness.voc_pictures(100, 24, voc_tree)) == 5
+    assert len(frame_robustness.voc_pictures(100, 24, voc_tree)) == 5
     assert all(p.rgb.shape == (24, 24, 3) and p.labels.shape == (24, 24) for p in two)
     assert set(np.unique(two[1].labels)) <= {0, 8, 12, 255}
     np.testing.assert_allclose(two[1].rgb[..., 2].mean(), 40, atol=6)
@@ -211,18 +211,18 @@ def test_voc_pictures_are_square_rgb_with_their_labels(voc_tree: Path) -> None:
 
 def test_missing_voc_is_told(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFoundError, match="VOC 2012 not found"):
-        robustness.voc_pictures(2, 24, tmp_path)
+        frame_robustness.voc_pictures(2, 24, tmp_path)
 
 
 def test_frame_networks_are_compared_on_the_same_pictures() -> None:
     some = pictures(10)
-    results = robustness.frame_sweep(SmallFrameNetwork(True), SmallFrameNetwork(False), some, seed=0)
+    results = frame_robustness.frame_sweep(SmallFrameNetwork(True), SmallFrameNetwork(False), some, seed=0)
     assert [r["name"] for r in results] == ["gaussian_noise", "salt_and_pepper", "brightness", "fgsm"]
     for key in ("snn", "ann"):
         unperturbed = {p[key]["miou"] for r in results for p in r["points"] if p["strength"] == r["nominal"]}
         assert len(unperturbed) == 1
-    assert results == robustness.frame_sweep(SmallFrameNetwork(True), SmallFrameNetwork(False), some, seed=0)
-    alone = robustness.frame_sweep(SmallFrameNetwork(True), None, some[:1], seed=0)
+    assert results == frame_robustness.frame_sweep(SmallFrameNetwork(True), SmallFrameNetwork(False), some, seed=0)
+    alone = frame_robustness.frame_sweep(SmallFrameNetwork(True), None, some[:1], seed=0)
     assert all(p["ann"] is None for r in alone for p in r["points"])
 
 
@@ -234,8 +234,8 @@ def test_frames_are_scored_over_whole_batches() -> None:
     truth = np.full((SIDE, SIDE), 2, np.uint8)
     truth[0] = UNLABELLED
     truth[1] = 5
-    some = [Picture("black", np.zeros((SIDE, SIDE, 3), np.uint8), truth)] * (robustness.BATCH + 1)
-    assert robustness.frame_miou(Always(), some) == pytest.approx((14 / 15 + 0) / 2)
+    some = [Picture("black", np.zeros((SIDE, SIDE, 3), np.uint8), truth)] * (frame_robustness.BATCH + 1)
+    assert frame_robustness.frame_miou(Always(), some) == pytest.approx((14 / 15 + 0) / 2)
 
 
 def paper_network(kind: str, spiking: bool) -> PaperNetwork:
@@ -257,7 +257,7 @@ def test_a_paper_network_answers_frames_as_it_is_served(kind: str, spiking: bool
     network = paper_network(kind, spiking)
     coding = InputCoding(source="frames", code=code, height=SIDE, width=SIDE)
     served = FrameModel("paper", PaperRuntime(network.config, fold_bntt(network)), coding, voc2012.CLASSES, {})
-    frames = robustness.frame_network(served)
+    frames = frame_network(served)
     some = pictures(2)
     x = torch.from_numpy(np.stack([p.rgb for p in some])).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
@@ -291,9 +291,10 @@ def test_the_command_writes_report_and_picture(
     data_tree: Path, voc_tree: Path, tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, picture = tmp_path / "new" / "robustness.json", tmp_path / "other" / "robustness.png"
-    load, load_voc = zoo.load, robustness.voc_pictures
+    load, load_events, load_voc = zoo.load, zoo.load_events, frame_robustness.voc_pictures
     monkeypatch.setattr(robustness.zoo, "load", lambda name, *_, **how: load(name, tiny_zoo, **how))
-    monkeypatch.setattr(robustness, "voc_pictures", lambda count, side, _: load_voc(count, side, voc_tree))
+    monkeypatch.setattr(robustness.zoo, "load_events", lambda name, *_: load_events(name, tiny_zoo))
+    monkeypatch.setattr(frame_robustness, "voc_pictures", lambda count, side, _: load_voc(count, side, voc_tree))
     monkeypatch.setattr(robustness, "PERTURBATIONS", robustness.PERTURBATIONS[:2])
     for name, spiking in (("frames", True), ("frames-ann", False)):
         network = paper_network("deeplab", spiking)

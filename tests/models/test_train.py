@@ -26,7 +26,7 @@ from models.training import chunk_sources, holdout, stream_task
 from models.training.checkpoint import load_last, load_run
 from models.training.config import RECIPES, Loss, Phase, StreamData, TrainConfig, make_config, read_recipe
 from models.training.distributed import Place
-from models.training.export import export
+from models.training.export import export, rescore
 from models.training.grow import grow
 from models.training.history import HISTORY, History
 from models.training.sequences import Chunk
@@ -126,6 +126,14 @@ def test_training_and_held_out_pictures_are_apart() -> None:
     assert (len(few), len(one)) == (2, 1)
 
 
+def test_a_class_that_is_not_held_out_gets_no_bias() -> None:
+    truth = np.zeros((8, 8), np.uint8)
+    logits = torch.stack([torch.zeros(8, 8), torch.full((8, 8), -0.3)])
+    logits[1, :, :2] = 0.5
+    bias = holdout.fit_class_bias([holdout.HeldOutDrive(torch.empty(0), truth)], [logits])
+    assert bias[1] == 0
+
+
 def test_the_class_bias_mends_a_network_that_expects_too_much_of_a_class() -> None:
     truth = np.zeros((8, 8), np.uint8)
     truth[:, :2] = 1
@@ -152,6 +160,10 @@ def test_a_whole_small_run_from_pictures_to_the_zoo(tmp_path: Path) -> None:
     assert card["training"]["material"]["held_out_pictures"] == {"CamVid train": 1}
     with pytest.raises(TrainingError, match="is not a run of an ANN twin"):
         export("edge-s", tmp_path / "run-False", tmp_path / "run-False", folder=tmp_path)
+    assert rescore("edge-s", tmp_path) == card
+    train(replace(SMALL, twin=True, batch=1), tmp_path / "other")
+    with pytest.raises(TrainingError, match="trained with other settings: batch"):
+        export("edge-s", tmp_path / "run-False", tmp_path / "other", folder=tmp_path)
 
 
 def test_a_finished_run_has_the_class_bias_that_it_was_scored_with(tmp_path: Path) -> None:
@@ -182,6 +194,20 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.json").read_text())["updates_done"] == 4
 
 
+def test_a_finished_run_goes_on_with_a_larger_budget(tmp_path: Path) -> None:
+    train(SMALL, tmp_path)
+    train(replace(SMALL, updates=8), tmp_path, resume=True)
+    assert [int(line["update"]) for line in curves(tmp_path)] == [2, 4, 8]
+
+
+def test_resuming_what_is_finished_changes_nothing(tmp_path: Path) -> None:
+    first = train(SMALL, tmp_path)
+    before = load_run(tmp_path)[0].state_dict()
+    assert train(SMALL, tmp_path, resume=True) == first
+    after = load_run(tmp_path)[0].state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
 def test_what_cannot_be_resumed_says_why(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="holds no run to resume"):
         train(SMALL, tmp_path, resume=True)
@@ -190,6 +216,9 @@ def test_what_cannot_be_resumed_says_why(tmp_path: Path) -> None:
         load_last(tmp_path, replace(SMALL, batch=3, seed=5))
     with pytest.raises(TrainingError, match="holds no finished run"):
         load_run(tmp_path / "nowhere")
+    (tmp_path / "last.pt").write_bytes(b"half a checkpoint")
+    with pytest.raises(TrainingError, match="is damaged"):
+        load_last(tmp_path, SMALL)
 
 
 def test_a_run_stops_early_when_nothing_improves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,17 +241,35 @@ def test_a_larger_network_starts_from_a_smaller_one(tmp_path: Path) -> None:
         torch.testing.assert_close(large(x), small(x))
     with pytest.raises(TrainingError, match="cannot shrink"):
         grow(large, EdgeDeepLab(TINY))
+    with pytest.raises(TrainingError, match="same input, layers and kind of neurons"):
+        grow(small, EdgeDeepLab(replace(TINY, spiking=False, input_channels=2 * HISTORY)))
     config = replace(SMALL, model="edge-l", grow_from=str(tmp_path / "small"))
     train(config, tmp_path / "large")
     assert load_run(tmp_path / "large")[0].config == stream_task.ARCHITECTURES["edge-l"]
 
 
-def test_a_twin_teaches_the_spiking_network(tmp_path: Path) -> None:
-    train(replace(SMALL, twin=True), tmp_path / "twin")
-    train(replace(SMALL, teacher=str(tmp_path / "twin"), loss=Loss(lovasz=0.5)), tmp_path / "taught")
-    line = curves(tmp_path / "taught")[-1]
-    assert float(line["loss_teacher"]) > 0
-    assert float(line["loss_lovasz"]) > 0
+@pytest.mark.parametrize("twin", [False, True])
+def test_a_network_and_its_twin_teach_each_other(twin: bool, tmp_path: Path) -> None:
+    phases = (Phase(0.5, 48, 64, (0.3, 0.5), together=3), *SMALL_STREAM.phases[1:])
+    config = replace(SMALL, twin=twin, stream=replace(SMALL_STREAM, phases=phases))
+    train(replace(config, twin=not twin), tmp_path / "teacher")
+    train(replace(config, teacher=str(tmp_path / "teacher"), loss=Loss(lovasz=0.5)), tmp_path / "taught")
+    for line in curves(tmp_path / "taught"):
+        assert float(line["loss_teacher"]) > 0
+        assert float(line["loss_lovasz"]) > 0
+
+
+def test_a_teacher_sees_windows_shown_together_in_its_own_way(tmp_path: Path) -> None:
+    train(replace(SMALL, twin=True), tmp_path)
+    task = StreamTask(SMALL)
+    twin, _ = load_run(tmp_path)
+    task.teach_with(twin)
+    seen = []
+    twin.synapses["stem"].register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    counts = np.arange(1, 4, dtype=np.float32)[:, None, None, None, None].repeat(2, 2).repeat(24, 3).repeat(24, 4)
+    chunk = Chunk(counts, np.ones((3, 1, 12, 12), np.uint8), np.array([True]), together=True)
+    task.loss(task.make_network(), chunk, 0.0)
+    assert seen[0][0, 0, ::2, 0, 0].tolist() == [0, 0, 0, 0, 0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("option", [{"precision": "bfloat16"}, {"optimizer": "sgd"}])
@@ -242,20 +289,61 @@ def test_a_compiled_network_learns_the_same(tmp_path: Path) -> None:
     assert compiled_loss == pytest.approx(eager, abs=1e-3)
 
 
-def test_two_processes_train_one_network(tmp_path: Path) -> None:
-    code = (
-        "from dataclasses import replace; from pathlib import Path; import tests.models.test_train as t;"
-        "t.stream_task.ARCHITECTURES['edge-s'] = t.TINY;"
-        f"t.train(t.SMALL, Path({str(tmp_path)!r}), device='cpu')"
-    )
-    script = tmp_path / "run.py"
+ONE_UPDATE = """
+import tests.models.test_train as t
+from models.training.distributed import average_gradients, joined, leaders_word, same_start
+
+with joined("cpu") as place:
+    layer = t.torch.nn.Linear(1, 2, bias=False)
+    t.torch.nn.init.constant_(layer.weight, float(place.rank))
+    same_start(layer, place)
+    layer.weight.grad = t.torch.tensor([[1.0 + place.rank], [10.0 * place.rank]])
+    average_gradients(layer, place)
+    told = [layer.weight.detach().flatten().tolist(), layer.weight.grad.flatten().tolist()]
+    told.append(leaders_word(7.0 + place.rank, place))
+    trainer = t.Trainer(t.StreamTask(t.SMALL, rank=place.rank), t.SMALL, place)
+    with trainer.task.batches(0) as batches:
+        trainer.update(next(iter(batches)), 0.1)
+    told.append([float(p.detach().double().sum()) for p in trainer.network.parameters()])
+    (t.Path(__file__).parent / f"rank{place.rank}.json").write_text(t.json.dumps(told))
+"""
+WHOLE_RUN = """
+import tests.models.test_train as t
+
+t.stream_task.ARCHITECTURES["edge-s"] = t.TINY
+t.train(t.SMALL, t.Path(__file__).parent, device="cpu")
+"""
+
+
+def on_two_processes(code: str, folder: Path) -> None:
+    script = folder / "script.py"
     script.write_text(code)
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    subprocess.run(command, check=True, env=environment, timeout=300, capture_output=True)
+    subprocess.run(command, check=True, env=environment, timeout=120, capture_output=True)
+
+
+def test_two_processes_take_the_same_step(tmp_path: Path) -> None:
+    on_two_processes(ONE_UPDATE, tmp_path)
+    weights, gradients, word, trained = json.loads((tmp_path / "rank0.json").read_text())
+    assert (weights, gradients, word) == ([0.0, 0.0], [1.5, 5.0], 7.0)
+    # Each saw sequences of its own.
+    assert json.loads((tmp_path / "rank1.json").read_text()) == [weights, gradients, word, trained]
+
+
+def test_two_processes_train_one_network(tmp_path: Path) -> None:
+    on_two_processes(WHOLE_RUN, tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
     assert (run["processes"], run["updates_done"]) == (2, 4)
+    assert [int(line["update"]) for line in curves(tmp_path)] == [2, 4]
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(TrainingError, match="there is no device 'cuda' here"):
+        train(SMALL, tmp_path, device="cuda")
 
 
 def test_a_wrong_setting_is_named() -> None:
@@ -263,8 +351,10 @@ def test_a_wrong_setting_is_named() -> None:
         make_config({"loss": {"dise": 1}})
     with pytest.raises(TrainingError, match="precision: Input should be 'float32' or 'bfloat16'"):
         make_config({"precision": "float8"})
-    with pytest.raises(TrainingError, match="minutes must be above 0"):
-        make_config({"minutes": -1})
+    with pytest.raises(TrainingError, match="minutes must be above 0; batch and reports must be at least 1"):
+        make_config({"minutes": -1, "batch": 0})
+    with pytest.raises(TrainingError, match="phases must not be empty"):
+        make_config({"stream": {"phases": []}})
     with pytest.raises(TrainingError, match="cannot be read"):
         read_recipe(Path("nowhere.toml"))
 

@@ -150,10 +150,10 @@ def test_a_network_of_frames_is_loaded_and_listed_apart(tmp_path: Path) -> None:
 def test_a_network_of_another_kind_than_expected_is_refused_with_its_kind(tmp_path: Path) -> None:
     save_events(tmp_path)
     with pytest.raises(
-        WeightsError, match="is a ProtocolModel, not a StreamingModel: load it with expect=ProtocolModel"
+        WeightsError, match="is a network of events that takes T steps from rest, not a streaming network of events"
     ):
         zoo.load("paper", tmp_path)
-    with pytest.raises(WeightsError, match="is a StreamingModel, not a FrameModel"):
+    with pytest.raises(WeightsError, match="is a streaming network of events, not a network of frames"):
         zoo.load("edge-s", expect=FrameModel)
     with pytest.raises(UnknownModelError, match=r"no model 'other'; there are: paper"):
         zoo.load("other", tmp_path, expect=ProtocolModel)
