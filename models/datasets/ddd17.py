@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, overload
 
+import cv2
 import h5py
 import numpy as np
 from numpy.typing import NDArray
@@ -381,6 +382,17 @@ def paper_input(tensor: NDArray[np.float32]) -> NDArray[np.float32]:
     The paper's scaling, each image column of a channel to [-0.5, 0.5], is the network's preprocessing, not done here.
     """
     return np.ascontiguousarray(tensor[..., :2].transpose(2, 0, 1))
+
+
+def paper_cells(tensor: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """The paper's two channels as cells (2, height, width) in [0, 1], OFF first, as ``models.coding.cells_64`` does.
+
+    Means over the pixels of a cell: how Ev-SegNet scaled the counts is not published, and the paper's normalisation of
+    each image column leaves no scale.
+    """
+    channels = (paper_input(tensor)[::-1].transpose(1, 2, 0) + 1) / 2
+    cells = cv2.resize(np.ascontiguousarray(channels), (width, height), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(cells.transpose(2, 0, 1))
 
 
 def _frames_folder(root: Path | None) -> Path:

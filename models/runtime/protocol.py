@@ -98,8 +98,12 @@ class ProtocolModel:
         StateError
             If the state is not one of this network.
         """
-        check_state(state, {name: shape for name, (shape, _) in self._state_layout().items()})
         counts = torch.from_numpy(cells_64(events, sensor, self.coding.height, self.coding.width))
+        return self.segment_cells(state, counts, sensor)
+
+    def segment_cells(self, state: State, counts: Tensor, sensor: SensorSize) -> WindowSegmentation:
+        """Like ``segment``, for a window whose counts (2, height, width) of the input's cells are known already."""
+        check_state(state, {name: shape for name, (shape, _) in self._state_layout().items()})
         match self.coding.code:
             case "poisson":
                 generator = window_generator(self.coding.seed, int(state[WINDOW]))

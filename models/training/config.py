@@ -113,6 +113,8 @@ class ProtocolData:
         Share of the event windows that are made from CamVid; the rest is from IDD-Lite.
     drives, held_out_drives : tuple of str
         Recordings to learn from in place of simulated sequences, as in ``StreamData``.
+    ddd17_frames : bool
+        Learn from Ev-SegNet's tensors of single DDD17 windows, as the paper does.
     """
 
     coding: InputCoding = field(default_factory=lambda: InputCoding(code="direct", normalisation="count"))
@@ -122,6 +124,7 @@ class ProtocolData:
     camvid_share: float = 0.65
     drives: tuple[str, ...] = ()
     held_out_drives: tuple[str, ...] = ()
+    ddd17_frames: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +259,11 @@ def _check_ranges(config: TrainConfig) -> None:
             stream.chunk >= 1 and 1 <= stream.chunks[0] <= stream.chunks[1]
         ),
         "protocol.steps must be at least 1": protocol.steps < 1,
+        "protocol.ddd17_frames asks for coding of events with normalisation column, not of a history": (
+            protocol.ddd17_frames
+            and (protocol.coding.source, protocol.coding.normalisation, protocol.coding.code == "history")
+            != ("events", "column", False)
+        ),
     }
     faults = [fault for fault, is_so in wrong.items() if is_so]
     if faults:

@@ -36,7 +36,7 @@ from models.training.command import run, this_command, write_json
 from models.training.evaluate import SENSOR, LabelledWindow, camvid_events, confusion_report
 from models.training.history import HISTORY
 from models.training.metrics import Confusion, confusion
-from models.training.protocol_task import cells_of_counts
+from models.training.protocol_data import cells_of_counts
 
 Neurons = Callable[[str, Tensor], Tensor]
 Graph = Callable[[Tensor, Neurons], Tensor]

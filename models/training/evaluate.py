@@ -6,6 +6,7 @@
     python -m models.training.evaluate --model edge-s --data dsec:zurich_city_13_a
 
     python -m models.training.evaluate --model paper-deeplab-voc
+    python -m models.training.evaluate --model my-paper-deeplab --data ddd17-frames
 
 A frame model is scored on VOC2012 ``val``. ``camvid-events`` is the CamVid ``val`` drive, turned into simulated events
 at 346x260 (a DAVIS346); every second window ends at a labelled frame, and the first frame, which makes no events, is
@@ -25,6 +26,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models import emulator, zoo
@@ -32,12 +34,12 @@ from models.classes import DDD17_CLASSES, SegmentationClass
 from models.datasets import camvid, ddd17, dsec, voc2012
 from models.datasets.labels import class_ids
 from models.datasets.stills import Still
-from models.errors import DatasetNotFoundError
+from models.errors import DatasetNotFoundError, WeightsError
 from models.events import EventBatch, SensorSize
 from models.machine import describe_machine
 from models.runtime.activity import SpikeActivity
 from models.runtime.model import SegmentationModel
-from models.runtime.protocol import FrameModel
+from models.runtime.protocol import FrameModel, ProtocolModel
 from models.training.command import run, this_command, write_json
 from models.training.metrics import Confusion, class_accuracy, class_iou, confusion, mean_iou, pixel_accuracy
 
@@ -45,6 +47,7 @@ SENSOR = SensorSize(346, 260)
 WINDOW_US = 33_333
 WINDOWS_FOR_EACH_FRAME = 2
 TEST_DRIVE = "camvid-events"
+DDD17_FRAMES = "ddd17-frames"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,22 @@ def evaluate_frames(model: FrameModel, pictures: Sequence[voc2012.Picture]) -> d
     return report
 
 
+def evaluate_ddd17_frames(model: ProtocolModel, frames: ddd17.Frames) -> dict[str, Any]:
+    """Score a paper network on Ev-SegNet's tensors of single windows, each run of consecutive ones as a stream."""
+    total = np.zeros((len(model.classes), len(model.classes)), np.int64)
+    activities = []
+    for consecutive in frames.runs():
+        state = model.initial_state(ddd17.CROP)
+        for frame in consecutive:
+            cells = ddd17.paper_cells(frame.events, model.coding.height, model.coding.width)
+            answer = model.segment_cells(state, torch.from_numpy(cells), ddd17.CROP)
+            state = answer.state
+            activities.append(answer.activity)
+            total += confusion(frame.labels, answer.mask, len(model.classes))
+    about = {"windows": len(activities), "labelled_pixels": int(total.sum())}
+    return about | confusion_report(total, model.classes) | activity_report(activities, ddd17.WINDOW_US)
+
+
 def latency_report(
     model: SegmentationModel, windows: Iterable[LabelledWindow], sensor: SensorSize, most: int = 60
 ) -> dict[str, float]:
@@ -233,7 +252,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="edge-s", help="a network of the zoo")
-    parser.add_argument("--data", default=TEST_DRIVE, help="camvid-events, ddd17:RECORDING or dsec:SEQUENCE")
+    parser.add_argument(
+        "--data", default=TEST_DRIVE, help="camvid-events, ddd17:RECORDING, dsec:SEQUENCE or ddd17-frames"
+    )
     parser.add_argument("--reset", action="store_true", help="start from rest in every window")
     parser.add_argument("--out", type=Path, help="write the report here as JSON")
     args = parser.parse_args()
@@ -246,6 +267,10 @@ def main() -> None:
     if isinstance(model, FrameModel):
         pictures = voc2012.load("val")
         report |= {"data": "voc2012 val", "pictures": len(pictures), **evaluate_frames(model, pictures)}
+    elif args.data == DDD17_FRAMES:
+        if not isinstance(model, ProtocolModel) or model.coding.normalisation != "column":
+            raise WeightsError(f"{DDD17_FRAMES} are for the paper's networks with normalisation column")
+        report |= {"data": "DDD17 test frames (Ev-SegNet)", **evaluate_ddd17_frames(model, ddd17.load("test"))}
     else:
         drive, carry = find_drive(args.data), not args.reset
         windows = list(drive.read())

@@ -22,7 +22,8 @@ from models.training import protocol_task
 from models.training.checkpoint import load_run
 from models.training.config import CropPhase, Loss, ProtocolData, TrainConfig
 from models.training.export import export
-from models.training.protocol_task import ProtocolTask, cells_of_counts, id_sets, vary_frame
+from models.training.protocol_data import cells_of_counts, id_sets, vary_frame
+from models.training.protocol_task import ProtocolTask
 from models.training.train import train
 
 EVENTS = ProtocolData(

@@ -11,13 +11,17 @@ import pytest
 
 from models import zoo
 from models.architectures.edge import EdgeConfig
+from models.architectures.paper import PaperNetwork, fold_bntt
+from models.classes import DDD17_CLASSES
+from models.coding import InputCoding
 from models.datasets import ddd17
 from models.encoding import InputGrid
 from models.errors import TrainingError
+from models.runtime.protocol import ProtocolModel
 from models.training import stream_task
 from models.training.checkpoint import load_run
-from models.training.config import ProtocolData, StreamData, TrainConfig
-from models.training.evaluate import find_drive
+from models.training.config import CropPhase, ProtocolData, StreamData, TrainConfig, make_config
+from models.training.evaluate import evaluate_ddd17_frames, find_drive
 from models.training.export import export
 from models.training.recorded import RecordedChunks
 from models.training.train import train
@@ -122,3 +126,48 @@ def test_a_paper_network_learns_from_recordings(root: Path, tmp_path: Path) -> N
     data = ProtocolData(drives=names(TRAIN), held_out_drives=names(HELD_OUT), steps=1)
     config = TrainConfig(model="paper-deeplab", updates=1, batch=1, reports=1, protocol=data)
     assert 0 <= train(config, tmp_path, root).miou <= 1
+
+
+@pytest.fixture
+def frames_root(tmp_path: Path) -> Path:
+    """Ev-SegNet's tensors and labels of a few windows of DDD17."""
+    rng = np.random.default_rng(0)
+    for split, recording, count in (("train", TRAIN, 4), ("test", TEST, 3)):
+        base = tmp_path / "ddd17" / "dataset_our_codification"
+        for kind in ("events", "labels"):
+            (base / kind / split).mkdir(parents=True)
+        for k in range(count):
+            tensor = rng.uniform(-1, 1, (200, 346, 6)).astype(np.float32)
+            np.save(base / "events" / split / f"{recording}_export_{k}.npy", tensor)
+            labels = rng.integers(0, 6, (200, 346), dtype=np.uint8)
+            cv2.imwrite(str(base / "labels" / split / f"{recording}_export_{k}.png"), labels)
+    return tmp_path
+
+
+def test_a_paper_network_learns_from_evsegnets_frames_and_is_scored_on_them(frames_root: Path, tmp_path: Path) -> None:
+    coding = InputCoding(code="direct", normalisation="column", height=16, width=16)
+    data = ProtocolData(coding=coding, steps=1, phases=(CropPhase(1.0, 16),), ddd17_frames=True)
+    config = TrainConfig(model="paper-deeplab", updates=1, batch=2, reports=1, protocol=data)
+    score = train(config, tmp_path / "run", frames_root)
+    assert np.sum(score.report["confusion_matrix"]) == 200 * 346
+    network, run = load_run(tmp_path / "run")
+    assert run["data"]["held_out_drives"] == ["the last 1 of them"]
+    assert isinstance(network, PaperNetwork)
+    about = {"window_us": run["data"]["window_us"]}
+    zoo.save_paper("ddd17", network.config, coding, fold_bntt(network), DDD17_CLASSES, about, tmp_path)
+    model = zoo.load("ddd17", tmp_path, expect=ProtocolModel)
+    report = evaluate_ddd17_frames(model, ddd17.load("test", frames_root))
+    assert (report["windows"], report["labelled_pixels"]) == (3, 3 * 200 * 346)
+
+
+def test_cells_of_evsegnets_tensors_are_means_with_off_first() -> None:
+    tensor = np.full((4, 4, 6), -1, np.float32)
+    tensor[:2, :2, 0] = 1.0
+    tensor[2:, 2:, 1] = 0.0
+    cells = ddd17.paper_cells(tensor, 2, 2)
+    np.testing.assert_allclose(cells, [[[0, 0], [0, 0.5]], [[1, 0], [0, 0]]])
+
+
+def test_frames_ask_for_the_papers_normalisation() -> None:
+    with pytest.raises(TrainingError, match="ddd17_frames asks for coding of events with normalisation column"):
+        make_config({"protocol": {"ddd17_frames": True}})
