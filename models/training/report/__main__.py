@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from models.training import report
+from models.training.command import run
 from models.training.report.jobs import rerun
 from models.training.report.results import DOCS, RESULTS
 from models.training.report.write import write_report
@@ -28,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from models import zoo
 from models.errors import TrainingError
-from models.training.report.networks import CONVERTED, FRAMES, STREAMING, twin_name
+from models.training.report.networks import CONVERTED, FRAMES, NETWORKS, STREAMING, twin_name
 from models.training.report.results import Record
 
 
@@ -121,17 +121,25 @@ def job_command(job: Job, folder: Path, stored: Record | None = None) -> list[st
     return [*arguments, "--out", str(out)]
 
 
+def rescore_commands(networks: Collection[str]) -> list[list[str]]:
+    """The commands, for Python, that score the page's networks and their twins anew and write it into their cards."""
+    return [["-m", "models.training.export", "--name", name, "--rescore"] for name in NETWORKS if name in networks]
+
+
 def rerun(folder: Path, progress: Callable[[str], None] = lambda _: None) -> None:
-    """Make every measurement again, for the networks of the zoo.
+    """Score the networks of the zoo again, and make every measurement again.
 
     Raises
     ------
     TrainingError
         If a command fails.
     """
-    for job in jobs(zoo.names()):
+    networks = zoo.names()
+    commands = rescore_commands(networks)
+    for job in jobs(networks):
         path = job.path(folder)
-        arguments = job_command(job, folder, json.loads(path.read_text()) if path.is_file() else None)
+        commands.append(job_command(job, folder, json.loads(path.read_text()) if path.is_file() else None))
+    for arguments in commands:
         progress(command_line(arguments))
         code = subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=False).returncode
         if code:

@@ -116,7 +116,7 @@ def stored(data_tree: Path, small_zoo: Path) -> dict[str, dict[str, Any]]:
     """Results of the true schemas: tiny networks measured over two labelled frames; those of frames are invented."""
     windows = camvid_events(data_tree)
     converted = convert.report(
-        "edge-s", windows=windows, frames=2, checkpoints=(1, 2, 5), folder=small_zoo, root=data_tree
+        "edge-s", windows=windows, frames=2, checkpoints=(1, 2, 5, 10), folder=small_zoo, root=data_tree
     )
     measured = energy.report("edge-s", "edge-s-ann", counter_windows=2, root=data_tree, folder=small_zoo)
     with pytest.MonkeyPatch.context() as patch:

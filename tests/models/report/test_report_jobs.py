@@ -59,9 +59,10 @@ def test_a_rerun_keeps_the_stored_arguments(tmp_path: Path, monkeypatch: pytest.
         jobs.rerun(tmp_path)
     out = str(tmp_path / "robustness-edge-s.json")
     again = shlex.split(kept.replace("elsewhere.json", out))
-    assert ran[1] == [sys.executable, *again[1:]]
-    assert ran[0][1:5] == ["-m", "models.training.convert", "--model", "edge-s"]
-    assert ran[2][-2:] == ["--out", str(tmp_path / "energy-edge-s.json")]
+    assert ran[0] == [sys.executable, "-m", "models.training.export", "--name", "edge-s", "--rescore"]
+    assert ran[1][1:5] == ["-m", "models.training.convert", "--model", "edge-s"]
+    assert ran[2] == [sys.executable, *again[1:]]
+    assert ran[3][-2:] == ["--out", str(tmp_path / "energy-edge-s.json")]
 
 
 def test_a_stored_command_of_something_else_is_not_run(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_conversion_is_told_step_by_step(results: Results) -> None:
     for point in conversion["converted"]:
         rate = f"{100 * point['firing_rate']:.2f} %"
         assert f"| converted twin | {point['steps']} | {point['miou']:.3f} | {rate} |" in section
-    assert f"| directly trained | 1 | {conversion['direct']['miou']:.3f} |" in section
+    assert f"| directly trained | 8 | {conversion['direct']['miou']:.3f} |" in section
     assert f"| ANN twin | – | {conversion['twin']['miou']:.3f} | – |" in section
 
 
