@@ -53,13 +53,18 @@ def scored_on(data: str, *, of_frames: bool) -> str:
 
 def training_card(run: dict[str, Any]) -> dict[str, Any]:
     """What a card says of how a network was trained, and the run that it started from if it did not from scratch."""
-    started = {"started_from": training_card(run["started_from"])} if "started_from" in run else {}
-    return started | {
+    before = training_card(run["started_from"]) if "started_from" in run else None
+    in_all = {
+        "updates_in_all": run["updates_done"] + (before["updates_in_all"] if before else 0),
+        "minutes_in_all": round(run["minutes_taken"] + (before["minutes_in_all"] if before else 0), 1),
+    }
+    return ({"started_from": before} if before else {}) | {
         "command": run["command"],
         "settings": run["config"],
         "updates": run["updates_done"],
         "curve": run["curve"],
         "minutes": run["minutes_taken"],
+        **in_all,
         "material": run["data"],
         "held_out": {key: value for key, value in run["held_out"].items() if key != "confusion_matrix"},
         "machine": run["machine"],

@@ -191,7 +191,7 @@ class TrainConfig:
     teacher : str
         Folder of a finished run to distil from.
     grow_from : str
-        Folder of a finished run of a smaller network to start from.
+        Folder of a finished run to start from, of the same network or a smaller one.
     stream, protocol : StreamData, ProtocolData
         Whichever the model asks for.
     loss : Loss

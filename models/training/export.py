@@ -99,7 +99,8 @@ def rescore(name: str, folder: Path = zoo.ZOO, *, data: str = TEST_DRIVE) -> dic
         beside = zoo.load_any(twin, folder).card
         evaluation["ann_twin"] = {
             "what": f"{twin}: the same convolutions with ReLU and no membranes, {_sees(model)}; trained with the same "
-            f"settings and budget, {beside['training']['updates']} updates to {card['training']['updates']}",
+            f"settings and budget, {beside['training']['updates_in_all']} updates to "
+            f"{card['training']['updates_in_all']} in all",
             **(beside["evaluation"]["frames"] if of_frames else beside["evaluation"]["stream"]),
         }
     card["evaluation"] = evaluation

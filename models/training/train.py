@@ -316,7 +316,9 @@ def parse(arguments: list[str] | None = None) -> tuple[TrainConfig, argparse.Nam
     parser.add_argument("--precision", choices=("float32", "bfloat16"))
     parser.add_argument("--compile", action="store_const", const=True, help="use torch.compile")
     parser.add_argument("--teacher", help="folder of a finished run to distil from")
-    parser.add_argument("--grow-from", help="folder of a finished run of a smaller network to start from")
+    parser.add_argument(
+        "--grow-from", help="folder of a finished run to start from, of the same network or a smaller one"
+    )
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: one for each core")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")

@@ -55,6 +55,8 @@ def card(seed: int, key: str = "stream", classes: tuple[SegmentationClass, ...] 
             "command": f"python -m models.training.train --seed {seed}",
             "settings": {"seed": 0, "minutes": 40.0, "updates": 0},
             "updates": 1000 + seed,
+            "updates_in_all": 1000 + seed,
+            "minutes_in_all": 40.1,
             "minutes": 40.1,
             "curve": CURVE,
             "material": {"training_pictures": {"CamVid train": 332}, "held_out_drives": ["ddd17:rec1", "ddd17:rec2"]},

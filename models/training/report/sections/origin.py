@@ -8,7 +8,17 @@ from models.training.report.markdown import NOTHING, code, details, machine, not
 from models.training.report.networks import NETWORKS, with_twins
 from models.training.report.results import Record, Results, steps
 
-HEADER = ("network", "trained on", "held out", "machine", "seed", "budget", "updates", "minutes", "steps")
+HEADER = (
+    "network",
+    "trained on",
+    "held out",
+    "machine",
+    "seed",
+    "last budget",
+    "updates in all",
+    "minutes in all",
+    "steps",
+)
 
 
 def origin_section(results: Results) -> list[str]:
@@ -55,8 +65,8 @@ def _row(name: str, card: Record) -> list[str]:
         machine(described) if described else NOTHING,
         f"{settings['seed']}",
         _budget(settings),
-        f"{training.get('updates', settings.get('updates_done', NOTHING))}",
-        number(training.get("minutes"), 1),
+        f"{training.get('updates_in_all', settings.get('updates_done', NOTHING))}",
+        number(training.get("minutes_in_all"), 1),
         f"{steps(card)}",
     ]
 
