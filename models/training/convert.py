@@ -252,13 +252,14 @@ def report(
     chosen = labelled[:: max(1, len(labelled) // frames)][:frames]
     stretches = [(windows[max(0, k + 1 - HISTORY) : k + 1], windows[k].truth) for k in chosen]
     samples = [(network_input(twin, stretch), truth) for stretch, truth in stretches if truth is not None]
-    # A streaming network takes one step for each of the windows that the twin sees at once.
+    # From rest, a streaming network takes one step for each of the windows that the twin sees at once; with its state
+    # carried on, one for each answer.
     steps = HISTORY if isinstance(direct, StreamingModel) else direct.steps
     return {
         "model": name,
         "data": f"CamVid-events val, {len(chosen)} labelled windows, each from rest",
         "thresholds": {"percentile": percentile, "scope": scope, "scale": scale},
-        "direct": {"steps": steps, **score_from_rest(direct, stretches)},
+        "direct": {"steps": steps, "steps_for_an_answer": direct.steps, **score_from_rest(direct, stretches)},
         "twin": score_from_rest(twin, stretches),
         "converted": score_converted(ann, thresholds, samples, len(twin.classes), checkpoints),
     }
