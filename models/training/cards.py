@@ -54,6 +54,14 @@ def scored_on(data: str, *, of_frames: bool) -> str:
 def training_card(run: dict[str, Any]) -> dict[str, Any]:
     """What a card says of how a network was trained, and the run that it started from if it did not from scratch."""
     before = training_card(run["started_from"]) if "started_from" in run else None
+    curve = (before["curve"] if before else []) + [
+        {
+            "update": point["update"] + (before["updates_in_all"] if before else 0),
+            "minutes": round(point["minutes"] + (before["minutes_in_all"] if before else 0), 2),
+            "miou": point["miou"],
+        }
+        for point in run["curve"]
+    ]
     in_all = {
         "updates_in_all": run["updates_done"] + (before["updates_in_all"] if before else 0),
         "minutes_in_all": round(run["minutes_taken"] + (before["minutes_in_all"] if before else 0), 1),
@@ -62,7 +70,7 @@ def training_card(run: dict[str, Any]) -> dict[str, Any]:
         "command": run["command"],
         "settings": run["config"],
         "updates": run["updates_done"],
-        "curve": run["curve"],
+        "curve": curve,
         "minutes": run["minutes_taken"],
         **in_all,
         "material": run["data"],
