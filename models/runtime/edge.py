@@ -20,10 +20,10 @@ from models.architectures.edge import (
     sources,
     synapses,
 )
-from models.errors import WeightsError
 from models.runtime.activity import LayerActivity, SpikeActivity
 from models.runtime.lif import leaky_readout_step, lif_step
 from models.runtime.state import State, check_state
+from models.runtime.weights import check_weights
 
 HISTORY = "history"
 """The state of an ANN twin: the windows before the present one, oldest first."""
@@ -92,14 +92,8 @@ class EdgeRuntime:
             expected[f"{name}.bias"] = (s.cout,)
             if config.spiking:
                 expected[f"{name}.keep"] = (s.cout,)
-        if set(weights) != set(expected):
-            odd = sorted(set(weights) ^ set(expected))
-            raise WeightsError(f"the weights do not fit the network: {', '.join(odd)} missing or unknown")
-        for name, shape in expected.items():
-            if tuple(weights[name].shape) != shape:
-                raise WeightsError(f"weight {name} has shape {tuple(weights[name].shape)}, expected {shape}")
-            if not torch.isfinite(weights[name]).all():
-                raise WeightsError(f"weight {name} holds values that are not finite")
+        check_weights(weights, expected)
+        for name in expected:
             tensor = weights[name].detach().to(torch.float32)
             if name.endswith(".weight"):
                 tensor = tensor.contiguous(memory_format=torch.channels_last)

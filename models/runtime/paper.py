@@ -28,9 +28,10 @@ from models.architectures.paper import (
     resize,
     synapses,
 )
-from models.errors import StateError, WeightsError
+from models.errors import StateError
 from models.runtime.activity import LayerActivity, SpikeActivity
 from models.runtime.state import State, check_state
+from models.runtime.weights import check_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +115,8 @@ class PaperRuntime:
         self._normed = normed_layers(config) if config.spiking else ()
         self._weights: dict[str, Tensor] = {}
         expected = weight_shapes(config)
-        if set(weights) != set(expected):
-            odd = sorted(set(weights) ^ set(expected))
-            raise WeightsError(f"the weights do not fit the network: {', '.join(odd)} missing or unknown")
-        for name, shape in expected.items():
-            if tuple(weights[name].shape) != shape:
-                raise WeightsError(f"weight {name} has shape {tuple(weights[name].shape)}, expected {shape}")
-            if not torch.isfinite(weights[name]).all():
-                raise WeightsError(f"weight {name} holds values that are not finite")
+        check_weights(weights, expected)
+        for name in expected:
             tensor = weights[name].detach().to(dtype)
             if name.endswith(".weight"):
                 tensor = tensor.contiguous(memory_format=torch.channels_last)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from matplotlib.patches import Patch
 
+from models.training.command import write_json
 from models.training.report.colors import Color, RgbPicture
 from models.training.report.pictures import new_figure, save
 
@@ -48,7 +48,7 @@ def write_grid(grid: MaskGrid, folder: Path, stem: str) -> dict[str, Any]:
     """
     _draw(grid, folder / f"{stem}.png")
     shown = {"data": grid.data, "columns": list(grid.columns), "rows": list(grid.rows), "note": grid.note}
-    (folder / f"{stem}.json").write_text(json.dumps(shown, indent=1, ensure_ascii=False) + "\n")
+    write_json(shown, folder / f"{stem}.json")
     return shown
 
 
