@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the report to this file")
     args = parser.parse_args()
     settings = Settings()
-    torch.set_num_threads(settings.torch_threads)
+    torch.set_num_threads(settings.cores)
     events, sensor = read_aedat4_file(settings.demo_recording)
     report: dict[str, Any] = {"machine": describe_machine(), "sensor": str(sensor), "model": "edge-s"}
     with running_server() as url:

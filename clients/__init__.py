@@ -8,7 +8,8 @@
 
 from clients.client import Client
 from clients.errors import ClientError
-from clients.results import Activity, Latency, LayerActivity, ModelInfo, Result, SessionInfo
+from clients.options import StreamOptions
+from clients.results import Activity, Latency, LayerActivity, ModelInfo, Result, SessionInfo, Skipped
 from clients.streaming import ResultStream
 
 __all__ = [
@@ -21,4 +22,6 @@ __all__ = [
     "Result",
     "ResultStream",
     "SessionInfo",
+    "Skipped",
+    "StreamOptions",
 ]

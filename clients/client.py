@@ -21,6 +21,7 @@ from clients.errors import (
     TransportError,
     from_problem,
 )
+from clients.options import StreamOptions
 from clients.results import ModelInfo, Result, read_models, read_result
 from clients.streaming import ResultStream
 from models.events import EventBatch, SensorSize
@@ -142,14 +143,15 @@ class Client:
         model: str | None = None,
         window_us: int | None = None,
         mask: Literal["zlib", "raw", "png"] = "zlib",
+        options: StreamOptions | None = None,
     ) -> ResultStream:
         """Stream events through a session of their own.
 
         Parameters
         ----------
         batches : iterable of EventBatch
-            Ordered by time in microseconds, also from one to the next, inside the sensor. They may be of any length:
-            large ones are cut, and how they are cut changes no mask.
+            Ordered by time in microseconds, also from one to the next (unless ``options`` allow otherwise), inside the
+            sensor. They may be of any length: large ones are cut, and how they are cut changes no mask.
         sensor : SensorSize
             Pixels.
         model : str, optional
@@ -158,6 +160,8 @@ class Client:
             Length of a window in microseconds; the model's own if not given.
         mask : str
             How masks travel.
+        options : StreamOptions, optional
+            How the stream is cut, timed and queued.
 
         Returns
         -------
@@ -179,18 +183,20 @@ class Client:
         ClientError
             See :mod:`clients.errors` for the others.
         """
+        options = StreamOptions() if options is None else options
         hello: dict[str, Any] = {
             "type": "hello",
             "version": PROTOCOL_VERSION,
             "sensor": {"width": sensor.width, "height": sensor.height},
             "mask": mask,
+            **options.hello(window_us),
         }
         if model is not None:
             hello["model"] = model
-        if window_us is not None:
-            hello["window"] = {"us": window_us}
         connect = partial(Connection, self._stream_url, timeout=self._timeout, mask_bytes=sensor.width * sensor.height)
-        stream = ResultStream(connect, hello, batches, sensor, timeout=self._timeout, discard=self._discard)
+        stream = ResultStream(
+            connect, hello, batches, sensor, timeout=self._timeout, discard=self._discard, options=options
+        )
         self._streams = [other for other in self._streams if not other.closed] + [stream]
         return stream
 

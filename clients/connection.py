@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
+from websockets.http11 import Response
 from websockets.sync.client import connect
 
 from clients.errors import ClientError, ConnectError, ConnectionLostError, ProtocolError, from_close, from_problem
@@ -28,6 +29,8 @@ class Connection:
     ----------
     url : str
         Address of the stream, ``ws://`` or ``wss://``.
+    name : str
+        Id of the session that the hello opens or resumes; proxies choose the server by it.
     hello : mapping
         First message, opening or resuming a session.
     timeout : float
@@ -53,11 +56,11 @@ class Connection:
 
     session: SessionInfo
 
-    def __init__(self, url: str, hello: Mapping[str, Any], *, timeout: float, mask_bytes: int) -> None:
+    def __init__(self, url: str, name: str, hello: Mapping[str, Any], *, timeout: float, mask_bytes: int) -> None:
         self._closing = ExitStack()
         try:
             opening = connect(
-                url,
+                f"{url}?session={name}",
                 # Masks are compressed already.
                 compression=None,
                 open_timeout=timeout,
@@ -74,10 +77,7 @@ class Connection:
         except InvalidURI as error:
             raise ConnectError(f"{url} is not an address: {error}") from error
         except InvalidStatus as error:
-            status = error.response.status_code
-            message = f"{url} is not a stream of the service: it answers with HTTP status {status}"
-            # A proxy whose server is just starting anew.
-            raise (ConnectionLostError(message) if status >= 500 else ProtocolError(message)) from error
+            raise _turned_away(url, error.response) from error
         except InvalidHandshake as error:
             # The library reports a connection that broke within the handshake like an answer that is none.
             if isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError):
@@ -151,6 +151,21 @@ class Connection:
             return None
         except ConnectionClosed as closed:
             raise _why(closed) from closed
+
+
+def _turned_away(url: str, response: Response) -> ClientError:
+    """Why the handshake was answered with something else than a connection."""
+    status = response.status_code
+    if response.headers.get("Content-Type", "").startswith("application/problem+json"):
+        with suppress(ProtocolError):
+            wait = response.headers.get("Retry-After", "")
+            return from_problem(
+                _document(bytes(response.body or b"").decode(errors="replace")),
+                retry_after_s=float(wait) if wait.isdecimal() else None,
+            )
+    message = f"{url} is not a stream of the service: it answers with HTTP status {status}"
+    # A proxy whose server is just starting anew.
+    return ConnectionLostError(message) if status >= 500 else ProtocolError(message)
 
 
 def _document(text: str) -> dict[str, Any]:

@@ -19,10 +19,12 @@ ClientError
       │    ├── SensorMismatchError      events of another sensor
       │    └── SequenceError            a message number that skips
       ├── SessionInUseError     409  4409  another connection holds the session
+      ├── SessionExistsError    409  4409  the id that was chosen for a session is taken
       ├── RequestTimeoutError   408  4408  the request did not reach the service in time
       ├── TooLargeError         413  4413  a body or message above the service's limit
       ├── CapacityError         429  4429  no room for another session
       └── ServerFailureError    5xx  1011  the service failed
+           └── DrainingError    503  1012  the server is about to stop; another one may take over
 
 The service names an error by its problem type, over HTTP as over the WebSocket. A close frame that came alone has
 only a number: :func:`from_close`.
@@ -193,6 +195,12 @@ class SessionInUseError(ServiceError):
     default_code = "session-in-use"
 
 
+class SessionExistsError(SessionInUseError):
+    """The id that was chosen for a session is taken."""
+
+    default_code = "session-exists"
+
+
 class RequestTimeoutError(ServiceError):
     """The hello, or the rest of a body, did not reach the service in time."""
 
@@ -215,6 +223,12 @@ class ServerFailureError(ServiceError):
     """The service failed, or cannot load the model."""
 
 
+class DrainingError(ServerFailureError):
+    """The server is about to stop; another one may take over."""
+
+    default_code = "draining"
+
+
 _BY_CODE: dict[str, type[ServiceError]] = {
     kind.default_code: kind
     for kind in (
@@ -229,10 +243,12 @@ _BY_CODE: dict[str, type[ServiceError]] = {
         SensorMismatchError,
         SequenceError,
         SessionInUseError,
+        SessionExistsError,
         RequestTimeoutError,
         TooLargeError,
         CapacityError,
         ServerFailureError,
+        DrainingError,
     )
 }
 _BY_STATUS: dict[int, type[ServiceError]] = {
@@ -288,6 +304,8 @@ def from_problem(
 
 def from_close(close_code: int, reason: str) -> ServiceError | None:
     """The error that a close frame alone tells of; None if its code stands for no refusal."""
+    if close_code == 1012:
+        return DrainingError(reason or "the server is about to stop", close_code=close_code)
     status = close_code - 4000 if 4400 <= close_code < 4600 else _STATUS_BY_CLOSE_CODE.get(close_code)
     if status is None:
         return None

@@ -84,6 +84,28 @@ class Latency:
     total_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """What was not answered before a window.
+
+    Attributes
+    ----------
+    gap : int
+        Windows without events that were passed over.
+    dropped : int
+        Windows that were dropped, since they came faster than they could be computed.
+    late_events : int
+        Events that came too late to be sorted in.
+    restart : bool
+        Whether the sensor's clock began anew, and the network with it.
+    """
+
+    gap: int = 0
+    dropped: int = 0
+    late_events: int = 0
+    restart: bool = False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
     """One answered window.
@@ -96,6 +118,10 @@ class Result:
         Microseconds of the sensor's clock; ``t_end`` lies outside.
     events : int
         Events in the window.
+    windows : int
+        How many windows it stands for; more than 1 if the service has merged some.
+    skipped : Skipped
+        What lies between it and the window answered before.
     mask : uint8 array, (H, W)
         Class ids; 255 is unlabelled. Read-only.
     activity : Activity or None
@@ -103,16 +129,21 @@ class Result:
     latency : Latency
     class_share : tuple of float
         Share of the mask's pixels that each class has, in the order of the model's classes.
+    deadline_missed : bool
+        Whether its computation began after the deadline that was asked for.
     """
 
     window: int
     t_start: int
     t_end: int
     events: int
+    windows: int
+    skipped: Skipped
     mask: NDArray[np.uint8]
     activity: Activity | None
     latency: Latency
     class_share: tuple[float, ...]
+    deadline_missed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +187,12 @@ class SessionInfo:
     model : str
     classes : tuple of SegmentationClass
     sensor : SensorSize
-    window_us : int
-        Length of a window in microseconds.
+    window_us : int or None
+        Length of a window in microseconds; None if windows are counted in events.
     next_sequence, next_window : int
         Numbers of the message and of the window that come next.
+    credit : int
+        Messages that the service takes up before it has answered them.
     max_message_bytes : int
         Largest message that the service takes.
     """
@@ -169,9 +202,10 @@ class SessionInfo:
     model: str
     classes: tuple[SegmentationClass, ...]
     sensor: SensorSize
-    window_us: int
+    window_us: int | None
     next_sequence: int
     next_window: int
+    credit: int
     max_message_bytes: int
 
 
@@ -184,17 +218,25 @@ def read_result(metadata: Mapping[str, Any], data: bytes) -> Result:
         If they are not as the wire contract has them.
     """
     try:
-        about, latency = metadata["mask"], metadata["latency_ms"]
+        about, latency, skipped = metadata["mask"], metadata["latency_ms"], metadata["skipped"]
         activity = metadata.get("activity")
         return Result(
             window=int(metadata["window"]),
             t_start=int(metadata["t_start"]),
             t_end=int(metadata["t_end"]),
             events=int(metadata["events"]),
+            windows=int(metadata["windows"]),
+            skipped=Skipped(
+                int(skipped["gap"]),
+                int(skipped["dropped"]),
+                int(skipped["late_events"]),
+                bool(skipped["restart"]),
+            ),
             mask=decode_mask(data, MaskEncoding(about["encoding"]), int(about["width"]), int(about["height"])),
             activity=None if activity is None else _activity(activity),
             latency=Latency(*(float(latency[name]) for name in ("decode", "wait", "compute", "encode", "total"))),
             class_share=tuple(float(share) for share in metadata["class_share"]),
+            deadline_missed=bool(metadata["deadline_missed"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, WireError) as error:
         raise ProtocolError(f"a result cannot be read: {_reason(error)}") from error
@@ -242,9 +284,10 @@ def read_welcome(document: Mapping[str, Any]) -> SessionInfo:
             model=str(document["model"]),
             classes=_classes(document["classes"]),
             sensor=SensorSize(int(document["sensor"]["width"]), int(document["sensor"]["height"])),
-            window_us=int(document["window"]["us"]),
+            window_us=int(document["window"]["us"]) if "us" in document["window"] else None,
             next_sequence=int(document["next_sequence"]),
             next_window=int(document["next_window"]),
+            credit=int(document["credit"]),
             max_message_bytes=int(document["max_message_bytes"]),
         )
     except (KeyError, TypeError, ValueError) as error:

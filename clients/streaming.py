@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
@@ -13,11 +14,13 @@ from clients.errors import (
     ClientError,
     ConnectError,
     ConnectionLostError,
+    DrainingError,
     FieldError,
     InputError,
     ProtocolError,
     SessionInUseError,
 )
+from clients.options import StreamOptions
 from clients.results import Result, SessionInfo, read_result
 from models.events import EventBatch, SensorSize
 from service.wire.errors import PacketError, WireError
@@ -26,9 +29,11 @@ from service.wire.events import EventEncoding, check_events, encode_packet
 from service.wire.messages import HEADER as MESSAGE_HEADER
 from service.wire.messages import (
     PROTOCOL_VERSION,
+    Acknowledgement,
     Message,
     MessageType,
     decode_ack,
+    decode_goaway,
     decode_result,
     encode_end,
     encode_events,
@@ -43,6 +48,9 @@ MAX_PACKET_BYTES = 1 << 20
 MAX_WINDOWS_PER_MESSAGE = 8
 # The service keeps 4 MiB of answers for those who lost them with a connection; all that is in flight must fit.
 ANSWER_BYTES_IN_FLIGHT = 2 << 20
+# What the service has answered but not yet acknowledged, since its state store lags behind or is away. Beyond it a
+# stream goes on, but can no longer be moved to another server.
+MAX_BYTES_UNACKED = 256 << 20
 RETRY_DELAYS_S = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
 
 _MAX_DT_US = 2**32  # A packet holds times as u32 after its base.
@@ -57,8 +65,9 @@ class ResultStream(Iterator[Result]):
     When all have been sent, the open window is answered and the session ends. A stream that is left before its end
     must be closed, so that the service need not keep its session.
 
-    If the connection breaks, the session is taken up again and what was not acknowledged is sent again; after six
-    attempts in a row that lead to nothing new, ``ConnectionLostError`` is raised. If the service refuses a batch,
+    If the connection breaks or the server goes, the session is taken up again, there or by another server, and what
+    was not acknowledged is sent again; after six attempts in a row that lead to nothing new, ``ConnectionLostError`` is
+    raised. If the service refuses a batch,
     the results of what came before it are given first; then the error is raised, and the session is over.
 
     Attributes
@@ -71,15 +80,17 @@ class ResultStream(Iterator[Result]):
 
     def __init__(
         self,
-        connect: Callable[[Mapping[str, Any]], Connection],
+        connect: Callable[[str, Mapping[str, Any]], Connection],
         hello: Mapping[str, Any],
         batches: Iterable[EventBatch],
         sensor: SensorSize,
         *,
         timeout: float,
         discard: Callable[[str], None],
+        options: StreamOptions,
     ) -> None:
         self.reconnects = 0
+        self._options = options
         self._connect = connect
         self._timeout = timeout
         self._discard = discard
@@ -88,10 +99,15 @@ class ResultStream(Iterator[Result]):
         self._exhausted = False
         self._fault: ClientError | None = None
         self._staged: tuple[int, bytes] | None = None
+        # Messages from the oldest that is not acknowledged to the newest that has been sent. Those up to ``_answered``
+        # have their results; those from ``_next_number`` on go out (again) next.
         self._unacked: dict[int, bytes] = {}
         self._connection = self._open(hello)
         self.session: SessionInfo = self._connection.session
         self._next_window = self.session.next_window
+        self._next_number = self.session.next_sequence
+        self._answered = self._next_number - 1
+        self._credit = self.session.credit
         self._outgoing = self._messages(batches, sensor)
 
     def __enter__(self) -> Self:
@@ -139,7 +155,8 @@ class ResultStream(Iterator[Result]):
 
     @property
     def _finished(self) -> bool:
-        return self._exhausted and self._staged is None and not self._unacked
+        sent = self._staged is None and self._next_number - 1 == self._answered
+        return self._exhausted and sent and self._next_number not in self._unacked
 
     def _step(self) -> Message | None:
         """Read a message, or send one if there is none to read; None if none was read."""
@@ -155,7 +172,7 @@ class ResultStream(Iterator[Result]):
             if message is None:
                 raise ConnectionLostError(f"the service gave no answer within {self._timeout:g} s")
             return message
-        except ConnectionLostError as lost:
+        except (ConnectionLostError, DrainingError) as lost:
             self._reconnect(lost)
             return None
 
@@ -163,40 +180,69 @@ class ResultStream(Iterator[Result]):
         """The result that a message brings, if it is a new one."""
         try:
             if message.type is MessageType.ACK:
-                if self._unacked.pop(decode_ack(message.payload), None) is not None:
-                    self._attempts = 0
+                self._acknowledged(message.sequence, decode_ack(message.payload))
+                return None
+            if message.type is MessageType.GOAWAY:
+                # The service has answered all that it will, and is about to close.
+                decode_goaway(message.payload)
                 return None
             if message.type is not MessageType.RESULT:
                 raise ProtocolError(f"the service sent a message of type {message.type.name}")
             result = read_result(*decode_result(message.payload))
         except WireError as error:
             raise ProtocolError(f"a message of the service cannot be read: {error}") from error
-        if result.window < self._next_window:
+        if result.window + result.windows <= self._next_window:
             return None
-        if result.window > self._next_window:
+        first = result.window - result.skipped.gap - result.skipped.dropped
+        # A server that took over may have merged or dropped other windows than the one before it.
+        if (self._options.lossless and first != self._next_window) or first > self._next_window:
             raise ProtocolError(
                 f"window {self._next_window} was lost with a connection: the service no longer keeps its answer"
             )
-        self._next_window += 1
+        self._next_window = result.window + result.windows
         self._attempts = 0
         return result
 
+    def _acknowledged(self, answered: int, ack: Acknowledgement) -> None:
+        """Forget what the service will not lose."""
+        if answered > self._answered:
+            self._answered = answered
+            self._attempts = 0
+        self._credit = ack.credit
+        for number in list(self._unacked):
+            if number > min(ack.acked, self._answered):
+                break
+            del self._unacked[number]
+
     def _send_next(self) -> bool:
         """Send one more message, if there is one and room for it."""
-        if len(self._unacked) >= MAX_MESSAGES_IN_FLIGHT:
+        in_flight = range(self._answered + 1, self._next_number)
+        if len(in_flight) >= min(MAX_MESSAGES_IN_FLIGHT, self._credit):
             return False
-        if self._staged is None:
-            self._stage()
-        if self._staged is None:
+        data = self._unacked.get(self._next_number)
+        if data is None:
+            if self._staged is None:
+                self._stage()
+            if self._staged is None:
+                return False
+            data = self._staged[1]
+        if in_flight and sum(len(self._unacked[n]) for n in in_flight) + len(data) > MAX_BYTES_IN_FLIGHT:
             return False
-        number, data = self._staged
-        in_flight = sum(map(len, self._unacked.values()))
-        if self._unacked and in_flight + len(data) > MAX_BYTES_IN_FLIGHT:
-            return False
-        self._staged = None
-        self._unacked[number] = data
+        if self._next_number not in self._unacked:
+            self._staged = None
+            self._unacked[self._next_number] = data
+            self._forget_oldest()
+        self._next_number += 1
         self._connection.send(data)
         return True
+
+    def _forget_oldest(self) -> None:
+        """Keep no more of what was answered than fits."""
+        size = sum(map(len, self._unacked.values()))
+        for number in list(self._unacked):
+            if size <= MAX_BYTES_UNACKED or number > self._answered:
+                break
+            size -= len(self._unacked.pop(number))
 
     def _stage(self) -> None:
         if self._exhausted:
@@ -214,26 +260,34 @@ class ResultStream(Iterator[Result]):
     def _messages(self, batches: Iterable[EventBatch], sensor: SensorSize) -> Iterator[tuple[int, bytes]]:
         """Numbered messages: the events, cut to what may go at once, then the end."""
         number = self.session.next_sequence
-        encoding = EventEncoding.COMPACT if sensor.height <= _TALLEST_COMPACT else EventEncoding.WIDE
+        ordered = self._options.ordered
+        encoding = EventEncoding.COMPACT if ordered and sensor.height <= _TALLEST_COMPACT else EventEncoding.WIDE
         room = min(self.session.max_message_bytes, MAX_PACKET_BYTES) - MESSAGE_HEADER.size - PACKET_HEADER.size
         max_events = max(1, room // encoding.record.itemsize)
         per_message = ANSWER_BYTES_IN_FLIGHT // MAX_MESSAGES_IN_FLIGHT // (sensor.width * sensor.height)
         windows = min(max(per_message, 1), MAX_WINDOWS_PER_MESSAGE)
-        span_us = min(windows * self.session.window_us, _MAX_DT_US)
+        span_us = _MAX_DT_US if self.session.window_us is None else min(windows * self._stride_us, _MAX_DT_US)
         for batch in batches:
-            check_events(batch, sensor)
+            check_events(batch, sensor, ordered=ordered)
             for part in cut(batch, span_us, max_events):
-                packet = encode_packet(part, sensor, seq=number, encoding=encoding)
+                packet = encode_packet(part, sensor, seq=number, encoding=encoding, ordered=ordered)
                 yield number, encode_events(number, packet)
                 number += 1
         yield number, encode_end(number)
+
+    @property
+    def _stride_us(self) -> int:
+        """Time between the ends of two windows, in microseconds."""
+        assert self.session.window_us is not None
+        return self._options.stride_us or self.session.window_us
 
     def _open(self, hello: Mapping[str, Any]) -> Connection:
         """A first connection; one that breaks before the welcome is tried again."""
         while True:
             try:
-                return self._connect(hello)
-            except ConnectionLostError as lost:
+                # A name of its own for each attempt: one that failed may have opened a session all the same.
+                return self._connect(secrets.token_urlsafe(16), hello)
+            except (ConnectionLostError, DrainingError) as lost:
                 self._pause(lost)
 
     def _reconnect(self, lost: ClientError) -> None:
@@ -243,13 +297,19 @@ class ResultStream(Iterator[Result]):
         while True:
             self._pause(lost)
             try:
-                self._connection = self._connect(hello)
+                self._connection = self._connect(self.session.id, hello)
                 break
-            except (ConnectionLostError, ConnectError) as error:
+            except (ConnectionLostError, ConnectError, DrainingError) as error:
                 lost = error
         self.reconnects += 1
-        for data in self._unacked.values():
-            self._connection.send(data)
+        oldest = min(self._unacked, default=self._next_number)
+        if self._connection.session.next_sequence < oldest:
+            raise ConnectionLostError(
+                f"the server that took over asks for message {self._connection.session.next_sequence}, those before "
+                f"{oldest} are no longer kept"
+            )
+        self._next_number, self._answered = oldest, oldest - 1
+        self._credit = self._connection.session.credit
 
     def _pause(self, lost: ClientError) -> None:
         if self._attempts == len(RETRY_DELAYS_S):

@@ -11,7 +11,7 @@ from types import FrameType
 import uvicorn
 from pydantic import ValidationError
 
-from service.app import create_app
+from service.app import create_app, services_of_app
 from service.settings import Settings
 
 # Messages up to this factor above the limit are still read, so that the client is told what is wrong with them.
@@ -19,13 +19,20 @@ _READ_FACTOR = 2
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens, as one line on standard output, once it does."""
+    """Says where it listens, as one line on standard output, once it does; hands its sessions over before it stops."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             print(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Still listening, so that whoever asks is told that the server is about to stop.
+        services = services_of_app(self.config.app)
+        if services is not None and not self.force_exit:
+            await services.drain()
+        await super().shutdown(sockets)
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,6 +16,7 @@ from service.api import health, models, recordings, segment, sessions, stream
 from service.api.problems import install_problem_handlers
 from service.api.services import Services
 from service.settings import PACKAGE, Settings
+from service.streaming.keeper import watch_store
 
 VIEWER = PACKAGE / "viewer"
 # A browser that kept old modules beside a new page would run a mixture of two versions.
@@ -46,17 +47,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services = Services.start(settings)
         try:
-            await services.library.warm_up(settings.default_model)
+            await services.library.warm_up(settings.default_model, services.scheduler)
             app.state.services = services
-            reaper = asyncio.create_task(services.registry.reap_forever(settings.reap_seconds))
+            chores = [
+                asyncio.create_task(services.registry.reap_forever(settings.reap_seconds)),
+                asyncio.create_task(watch_store(services.keeping, settings.store_seconds)),
+            ]
             try:
                 yield
             finally:
-                reaper.cancel()
-                with suppress(asyncio.CancelledError):
-                    await reaper
+                for chore in chores:
+                    chore.cancel()
+                await asyncio.gather(*chores, return_exceptions=True)
         finally:
-            services.engine.close()
+            await services.close()
 
     app = FastAPI(
         title="Spikeseg",
@@ -75,3 +79,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         return FileResponse(VIEWER / "index.html", headers=REVALIDATE)
 
     return app
+
+
+def services_of_app(app: Any) -> Services | None:
+    """What an app works with while it runs."""
+    state = getattr(app, "state", None)
+    services = getattr(state, "services", None)
+    return services if isinstance(services, Services) else None

@@ -7,6 +7,8 @@ ServiceError
  │    └── RecordingNotFoundError             the bundled recording is not on this machine
  ├── RequestTimeoutError          408  4408  the hello, or a body, did not come in time
  ├── SessionInUseError            409  4409  a WebSocket connection holds the session
+ │    └── SessionMovedError                  another replica has taken up the session
+ ├── SessionExistsError           409  4409  a session of that id is there already
  ├── TooLargeError                413  4413  a body or message above the limit
  ├── UnsupportedMediaTypeError    415        a content type that the call does not read
  ├── NotAcceptableError           406        no offered type is in the request's Accept
@@ -18,6 +20,9 @@ ServiceError
  │    ├── SensorMismatchError                a packet of another sensor
  │    └── SequenceError                      a message number that skips
  ├── CapacityError                429  4429  no room for another session
+ │    ├── StateMemoryError                   no memory for more state
+ │    └── BacklogError                       too many requests of one session wait
+ ├── DrainingError                503  1012  the server is about to stop
  └── ModelUnavailableError        503  1011  the model's weights cannot be loaded
 
 Nothing here knows of a web framework; :mod:`service.api.problems` turns these into responses.
@@ -128,6 +133,22 @@ class SessionInUseError(ServiceError):
     title = "Session in use"
 
 
+class SessionMovedError(SessionInUseError):
+    """Another replica has taken up the session."""
+
+    code = "session-moved"
+    title = "Session moved"
+
+
+class SessionExistsError(ServiceError):
+    """A session of the id that the client chose is there already."""
+
+    status = HTTPStatus.CONFLICT
+    close_code = 4409
+    code = "session-exists"
+    title = "Session exists"
+
+
 class TooLargeError(ServiceError):
     """A body or message above the limit."""
 
@@ -218,6 +239,29 @@ class CapacityError(ServiceError):
     close_code = 4429
     code = "capacity"
     title = "No room"
+
+
+class StateMemoryError(CapacityError):
+    """The state of all sessions takes as much memory as it may."""
+
+    code = "state-memory"
+    title = "No memory for more state"
+
+
+class BacklogError(CapacityError):
+    """Too many requests of one session wait already."""
+
+    code = "backlog"
+    title = "Too many requests wait"
+
+
+class DrainingError(ServiceError):
+    """The server is about to stop and takes nothing new."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    close_code = 1012
+    code = "draining"
+    title = "The server is about to stop"
 
 
 class ModelUnavailableError(ServiceError):

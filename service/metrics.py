@@ -63,10 +63,42 @@ class ServiceMetrics:
             "spikeseg_state_bytes", "Membranes and pending events of all sessions.", registry=registry
         )
 
+        self._batch_rows = Histogram(
+            "spikeseg_batch_rows",
+            "Windows computed together.",
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=registry,
+        )
+        self._skipped = Counter(
+            "spikeseg_windows_skipped",
+            "Windows that were not computed: empty ones of a gap, dropped ones, merged ones.",
+            ["model", "reason"],
+            registry=registry,
+        )
+        self._late_events = Counter("spikeseg_late_events", "Events that came too late.", ["model"], registry=registry)
+        self._deadlines_missed = Counter(
+            "spikeseg_deadlines_missed", "Windows whose computation began after their deadline.", registry=registry
+        )
+        self._connections = Gauge("spikeseg_connections", "WebSocket connections.", registry=registry)
+        self._store_up = Gauge("spikeseg_state_store_up", "Whether the state store answers.", registry=registry)
+        self._checkpoint = Histogram(
+            "spikeseg_checkpoint_seconds",
+            "Time to make a checkpoint and bring it into the state store.",
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._takeovers = Counter(
+            "spikeseg_sessions_taken_over", "Sessions that were taken up from the state store.", registry=registry
+        )
+
     def watch_sessions(self, active: Callable[[], float], state_bytes: Callable[[], float]) -> None:
         """Have the session gauges ask these functions when they are read."""
         self._sessions.set_function(active)
         self._state_bytes.set_function(state_bytes)
+
+    def watch_connections(self, count: Callable[[], float]) -> None:
+        """Have the gauge of connections ask this function when it is read."""
+        self._connections.set_function(count)
 
     def observe_decode(self, seconds: float) -> None:
         """A body or message has been decoded."""
@@ -84,6 +116,34 @@ class ServiceMetrics:
                 self._firing_rate.labels(model, layer.name).set(layer.firing_rate)
                 self._spikes.labels(model, layer.name).inc(layer.spikes)
                 self._neuron_steps.labels(model, layer.name).inc(layer.neuron_steps)
+
+    def observe_batch(self, rows: int) -> None:
+        """A batch has been put together."""
+        self._batch_rows.observe(rows)
+
+    def observe_skipped(self, model: str, *, gap: int, dropped: int, merged: int, late_events: int) -> None:
+        """What was not computed before or within a window."""
+        for reason, count in (("gap", gap), ("dropped", dropped), ("merged", merged)):
+            if count:
+                self._skipped.labels(model, reason).inc(count)
+        if late_events:
+            self._late_events.labels(model).inc(late_events)
+
+    def count_missed_deadline(self) -> None:
+        """A window's computation began after its deadline."""
+        self._deadlines_missed.inc()
+
+    def set_store_up(self, up: bool) -> None:
+        """The state store answers, or not."""
+        self._store_up.set(up)
+
+    def observe_checkpoint(self, seconds: float) -> None:
+        """A checkpoint has arrived in the state store."""
+        self._checkpoint.observe(seconds)
+
+    def count_takeover(self) -> None:
+        """A session has been taken up from the state store."""
+        self._takeovers.inc()
 
     def observe_encode(self, seconds: float) -> None:
         """A mask has been encoded."""

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.zoo import ZOO
@@ -30,11 +30,16 @@ class Settings(BaseSettings):
 
     zoo: Path = Field(default=ZOO, description="Folder of the trained networks: NAME.json and its weights.")
     default_model: str = Field(default="edge-s", description="Model of requests that name none; loaded at start.")
-    torch_threads: int = Field(
-        default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads within one computation."
+    cores: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads that compute, over all sessions."
     )
-    compute_workers: int = Field(
-        default=1, ge=1, description="Computations at a time, each with torch_threads threads."
+    max_batch: int = Field(default=4, ge=1, description="Most windows, of different sessions, computed together.")
+    batch_wait_ms: float = Field(
+        default=0.0, ge=0, description="How long a window may wait for others to be computed with, in milliseconds."
+    )
+    exact: bool = Field(
+        default=True,
+        description="Answers have the same bits whoever else is served; without it, batches may round differently.",
     )
     codec_workers: int = Field(default=2, ge=1, description="Threads that decode bodies and encode masks.")
 
@@ -58,6 +63,7 @@ class Settings(BaseSettings):
     max_recording_bytes: int = Field(
         default=256 * 2**20, ge=1, description="Largest HTTP body with a recording to convert."
     )
+    max_snapshot_bytes: int = Field(default=256 * 2**20, ge=1, description="Largest HTTP body with a snapshot.")
     max_message_bytes: int = Field(
         default=16 * 2**20, ge=1024, description="Largest WebSocket message, header included."
     )
@@ -68,10 +74,18 @@ class Settings(BaseSettings):
         default=20.0, gt=0, description="Time between WebSocket pings; they keep proxies awake."
     )
 
+    max_connections: int = Field(default=256, ge=1, description="Most WebSocket connections at a time.")
     max_sessions: int = Field(default=64, ge=1, description="Most sessions at a time.")
+    max_state_bytes: int = Field(
+        default=4 * 2**30, ge=1, description="Memory for the membranes and held events of all sessions."
+    )
     idle_seconds: float = Field(
         default=120.0, gt=0, description="A session that no connection holds ends after this silence."
     )
+    attached_idle_seconds: float = Field(
+        default=600.0, gt=0, description="A connection that sends nothing for so long is closed."
+    )
+    lifetime_seconds: float = Field(default=86_400.0, gt=0, description="A session ends so long after it was opened.")
     ended_seconds: float = Field(
         default=30.0, gt=0, description="For so long the last answers of an ended session are kept."
     )
@@ -80,6 +94,32 @@ class Settings(BaseSettings):
         default=4 * 2**20,
         ge=0,
         description="Answers kept for each session, for clients that lost them with a connection.",
+    )
+
+    queue_messages: int = Field(
+        default=16, ge=1, description="Messages of a session that are taken up before they are answered (its credit)."
+    )
+    queue_bytes: int = Field(default=32 * 2**20, ge=1, description="Bytes of such messages.")
+    queue_windows: int = Field(
+        default=4, ge=1, description="Windows that wait in sessions that drop or merge and name no number."
+    )
+    retry_seconds: int = Field(default=5, ge=1, description="Retry-After of answers that turn a connection away.")
+
+    store_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="Redis or Valkey that keeps checkpoints of sessions, redis://HOST:PORT/0; in memory if empty.",
+    )
+    store_prefix: str = Field(default="spikeseg:", description="What the store's keys begin with.")
+    store_seconds: float = Field(default=2.0, gt=0, description="Time for the store to answer.")
+    store_threads: int = Field(default=2, ge=1, description="Checkpoints written or read at a time.")
+    checkpoint_seconds: float = Field(
+        default=1.0, ge=0, description="Least time between two checkpoints of a session that streams."
+    )
+    checkpoint_ttl_seconds: float = Field(
+        default=3600.0, gt=0, description="The store forgets a session that no server has saved for so long."
+    )
+    drain_seconds: float = Field(
+        default=20.0, ge=0, description="Time to hand the sessions over when the server is told to stop."
     )
 
     demo_recording: Path = Field(
@@ -92,4 +132,7 @@ class Settings(BaseSettings):
             raise ValueError("min_window_us is larger than max_window_us")
         if self.default_mask is MaskEncoding.NPY:
             raise ValueError("default_mask must be zlib, raw or png")
+        scheme = self.store_url.get_secret_value().partition("://")[0]
+        if scheme not in ("", "redis", "rediss", "unix", "valkey", "valkeys"):
+            raise ValueError("store_url must begin with redis://, rediss:// or unix://, or be empty")
         return self

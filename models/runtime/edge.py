@@ -20,9 +20,10 @@ from models.architectures.edge import (
     sources,
     synapses,
 )
+from models.errors import StateError
 from models.runtime.activity import LayerActivity, SpikeActivity
 from models.runtime.lif import leaky_readout_step, lif_step
-from models.runtime.state import State, check_state
+from models.runtime.state import State, check_state, check_windows
 from models.runtime.weights import check_weights
 
 HISTORY = "history"
@@ -115,6 +116,43 @@ class EdgeRuntime:
             return _geometry(self.config, height, width).shapes
         return {HISTORY: (self.config.input_channels - 2, height, width)}
 
+    def check(self, state: State, batch: int, height: int, width: int) -> None:
+        """Raise StateError unless the state is of this network, for so many rows and an input grid of that size."""
+        check_state(state, {name: (batch, *shape) for name, shape in self._state_shapes(height, width).items()})
+
+    @torch.inference_mode()
+    def leak(self, state: State, windows: int) -> State:
+        """The state after so many windows in which the network is not stepped.
+
+        Each membrane is multiplied by ``keep ** windows``: no bias acts and nothing fires, also where a membrane is
+        above the threshold. So this is not what as many steps with empty windows give, in which biases do act: a sensor
+        that is silent is not looked at. The history of an ANN twin moves on by empty windows, as steps would move it.
+
+        Raises
+        ------
+        StateError
+            If the state is not one of this network.
+        ValueError
+            If ``windows`` is negative.
+        """
+        check_windows(windows)
+        channels = {name: s.cout for name, s in self._synapses.items()}
+        if not self.config.spiking:
+            channels = {HISTORY: self.config.input_channels - 2}
+        if set(state) != set(channels) or any(v.ndim != 4 or v.shape[1] != channels[n] for n, v in state.items()):
+            raise StateError(f"the state is not one of this network: {state}")
+        if windows == 0:
+            return state
+        if not self.config.spiking:
+            history = state[HISTORY]
+            forgotten = min(2 * windows, history.shape[1])
+            return State({HISTORY: torch.cat([history[:, forgotten:], torch.zeros_like(history[:, :forgotten])], 1)})
+        return State({name: v * self._kept(name, windows) for name, v in state.items()})
+
+    def _kept(self, name: str, windows: int) -> Tensor:
+        # In float64, so that the error does not grow with the number of windows.
+        return self._weights[f"{name}.keep"].to(torch.float64).pow(windows).to(torch.float32)
+
     @torch.inference_mode()
     def step(self, state: State, x: Tensor) -> StepResult:
         """Advance one window.
@@ -131,8 +169,7 @@ class EdgeRuntime:
             If the state is of another network, batch or grid.
         """
         batch, _, height, width = x.shape
-        shapes = self._state_shapes(height, width)
-        check_state(state, {name: (batch, *shape) for name, shape in shapes.items()})
+        self.check(state, batch, height, width)
         if not self.config.spiking:
             return self._step_twin(state, x)
         membranes: dict[str, Tensor] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -14,6 +15,26 @@ from models.runtime.activity import SpikeActivity
 from models.runtime.state import State
 
 Mode = Literal["streaming", "protocol"]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowInput:
+    """One window of one stream, to be answered.
+
+    Attributes
+    ----------
+    state : State
+        What the network carries of the stream.
+    events : EventBatch
+    sensor : SensorSize
+    idle : int
+        Windows just before this one that nobody shows the network: the state leaks over them first.
+    """
+
+    state: State
+    events: EventBatch
+    sensor: SensorSize
+    idle: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +75,10 @@ class SegmentationModel(Protocol):
         """How it was trained and what it scores."""
 
     @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its settings and weights (``models.zoo.fingerprint``); empty if it does not come from a zoo."""
+
+    @property
     def mode(self) -> Mode:
         """``streaming``: membranes are carried from window to window; ``protocol``: every window starts from rest."""
 
@@ -68,6 +93,22 @@ class SegmentationModel(Protocol):
     def initial_state(self, sensor: SensorSize) -> State:
         """The state before the first window of a stream."""
 
+    def grid_key(self, sensor: SensorSize) -> tuple[int, int]:
+        """Height and width of its input grid; windows of sensors with the same key may stand in one batch."""
+
+    def leak(self, state: State, windows: int) -> State:
+        """What it carries after so many windows that nobody shows it: closed form, next to free, no step.
+
+        Of 0 windows, the state itself.
+
+        Raises
+        ------
+        StateError
+            If the state is not one of this network.
+        ValueError
+            If ``windows`` is negative.
+        """
+
     def segment(self, state: State, events: EventBatch, sensor: SensorSize) -> WindowSegmentation:
         """Advance one window: pure, the state given is left as it is.
 
@@ -77,4 +118,18 @@ class SegmentationModel(Protocol):
             If an event lies outside the sensor.
         StateError
             If the state is not one of this network for this sensor.
+        """
+
+    def segment_many(self, inputs: Sequence[WindowInput]) -> list[WindowSegmentation]:
+        """Advance a window of each of several streams: the answers in the order of the inputs.
+
+        Each is the one that ``segment`` gives, but for the order of sums: which ways of computing leave every bit as it
+        is, :class:`models.runtime.exactness.Exactness` finds out. If one input is refused, none is answered.
+
+        Raises
+        ------
+        EncodingError, StateError
+            As ``segment`` does.
+        ValueError
+            If the inputs' grids differ, or ``idle`` is negative.
         """

@@ -152,7 +152,7 @@ class PaperRuntime:
             raise StateError(f"time step {step} is outside 0 … {self.steps - 1}: start from rest again")
         batch, _, height, width = x.shape
         shapes = _geometry(self.config, height, width).membranes
-        check_state(state, {name: (batch, *shape) for name, shape in shapes.items()})
+        check_state(state, {name: (batch, *shape) for name, shape in shapes.items()}, self._dtype)
         membranes: dict[str, Tensor] = {}
         spikes_of: dict[str, Tensor] = {}
         active: dict[str, Tensor] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +23,12 @@ from models.coding import (
     poisson_code,
     window_generator,
 )
+from models.errors import StateError
 from models.events import EventBatch, SensorSize
 from models.runtime.activity import SpikeActivity
-from models.runtime.model import Mode, WindowSegmentation
+from models.runtime.model import Mode, WindowInput, WindowSegmentation
 from models.runtime.paper import PaperRuntime
-from models.runtime.state import State, check_state
+from models.runtime.state import State, check_state, check_windows
 
 WINDOW = "window"
 """State of the Poisson code: number of the window, (1,) int64, whose chances are drawn next."""
@@ -52,6 +54,8 @@ class ProtocolModel:
         Length in µs of the windows that it was trained on.
     card : dict
         How it was trained and what it scores.
+    fingerprint : str
+        As ``models.zoo.fingerprint`` gives it; empty if it does not come from a zoo.
 
     Raises
     ------
@@ -65,6 +69,7 @@ class ProtocolModel:
     classes: tuple[SegmentationClass, ...]
     window_us: int
     card: dict[str, Any]
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         _check(self.runtime, self.coding, self.classes, "events", channels=2)
@@ -86,7 +91,34 @@ class ProtocolModel:
 
     def initial_state(self, sensor: SensorSize) -> State:  # noqa: ARG002 - the grid is the same for every sensor
         """Before the first window; the windows of a history before it count as ones without events."""
-        return State({name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in self._state_layout().items()})
+        shapes, dtype = self._state_layout()
+        return State({name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()})
+
+    def grid_key(self, sensor: SensorSize) -> tuple[int, int]:  # noqa: ARG002 - the grid is the same for every sensor
+        """Height and width of the input grid."""
+        return self.coding.height, self.coding.width
+
+    def leak(self, state: State, windows: int) -> State:
+        """The state after so many windows that nobody shows the network.
+
+        The windows are counted, and those of a history are empty: the same state as after as many empty windows.
+
+        Raises
+        ------
+        StateError
+            If the state is not one of this network.
+        ValueError
+            If ``windows`` is negative.
+        """
+        check_windows(windows)
+        self._check_state(state)
+        if windows == 0 or self.coding.code == "direct":
+            return state
+        if self.coding.code == "poisson":
+            return State({WINDOW: state[WINDOW] + windows})
+        history = state[HISTORY]
+        forgotten = min(windows, len(history))
+        return State({HISTORY: torch.cat([history[forgotten:], torch.zeros_like(history[:forgotten])])})
 
     def segment(self, state: State, events: EventBatch, sensor: SensorSize) -> WindowSegmentation:
         """Answer one window: pure, the state given is left as it is.
@@ -98,12 +130,36 @@ class ProtocolModel:
         StateError
             If the state is not one of this network.
         """
-        counts = torch.from_numpy(cells_64(events, sensor, self.coding.height, self.coding.width))
-        return self.segment_cells(state, counts, sensor)
+        return self.segment_cells(state, self._cells(events, sensor), sensor)
+
+    def segment_many(self, inputs: Sequence[WindowInput]) -> list[WindowSegmentation]:
+        """Answer a window of each of several streams, one after the other: company changes no bit.
+
+        Raises
+        ------
+        EncodingError, StateError
+            As ``segment`` does.
+        ValueError
+            If ``idle`` is negative.
+        """
+        return [answer for answer, _ in self.segment_with_logits(inputs)]
+
+    def segment_with_logits(self, inputs: Sequence[WindowInput]) -> list[tuple[WindowSegmentation, Tensor]]:
+        """Like ``segment_many``, and what each mask is made of: the logits (1, classes, height, width) of the cells."""
+        return [
+            self._segment(self.leak(item.state, item.idle), self._cells(item.events, item.sensor), item.sensor)
+            for item in inputs
+        ]
 
     def segment_cells(self, state: State, counts: Tensor, sensor: SensorSize) -> WindowSegmentation:
         """Like ``segment``, for a window whose counts (2, height, width) of the input's cells are known already."""
-        check_state(state, {name: shape for name, (shape, _) in self._state_layout().items()})
+        return self._segment(state, counts, sensor)[0]
+
+    def _cells(self, events: EventBatch, sensor: SensorSize) -> Tensor:
+        return torch.from_numpy(cells_64(events, sensor, self.coding.height, self.coding.width))
+
+    def _segment(self, state: State, counts: Tensor, sensor: SensorSize) -> tuple[WindowSegmentation, Tensor]:
+        self._check_state(state)
         match self.coding.code:
             case "poisson":
                 generator = window_generator(self.coding.seed, int(state[WINDOW]))
@@ -116,17 +172,22 @@ class ProtocolModel:
                 history = torch.cat([state[HISTORY][1:], counts[None]])
                 x_seq = history_code(self.coding.normalise(history))
                 after = State({HISTORY: history})
-        mask, activity = _answer(self.runtime, self.coding, x_seq, sensor.height, sensor.width)
-        return WindowSegmentation(mask, after, activity)
+        mask, activity, logits = _answer(self.runtime, self.coding, x_seq, sensor.height, sensor.width)
+        return WindowSegmentation(mask, after, activity), logits
 
-    def _state_layout(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def _check_state(self, state: State) -> None:
+        check_state(state, *self._state_layout())
+        if WINDOW in state and int(state[WINDOW]) < 0:
+            raise StateError(f"the state stands before window {int(state[WINDOW])}, the first one is 0")
+
+    def _state_layout(self) -> tuple[dict[str, tuple[int, ...]], torch.dtype]:
         match self.coding.code:
             case "poisson":
-                return {WINDOW: ((1,), torch.int64)}
+                return {WINDOW: (1,)}, torch.int64
             case "direct":
-                return {}
+                return {}, torch.float32
             case "history":
-                return {HISTORY: ((self.steps, 2, self.coding.height, self.coding.width), torch.float32)}
+                return {HISTORY: (self.steps, 2, self.coding.height, self.coding.width)}, torch.float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +238,7 @@ class FrameModel:
             x_seq = poisson_code(x, self.steps, window_generator(self.coding.seed, 0))
         else:
             x_seq = direct_code(x, self.steps)
-        mask, activity = _answer(self.runtime, self.coding, x_seq, rgb.shape[0], rgb.shape[1])
+        mask, activity, _ = _answer(self.runtime, self.coding, x_seq, rgb.shape[0], rgb.shape[1])
         return WindowSegmentation(mask, State({}), activity)
 
 
@@ -196,12 +257,13 @@ def _check(
 
 def _answer(
     runtime: PaperRuntime, coding: InputCoding, x_seq: Tensor, height: int, width: int
-) -> tuple[NDArray[np.uint8], SpikeActivity]:
-    """Mask of height x width, and activity, from input steps (T, C, h, w)."""
+) -> tuple[NDArray[np.uint8], SpikeActivity, Tensor]:
+    """Mask of height x width, activity, and the logits of the input's cells, from input steps (T, C, h, w)."""
     run = runtime.run(x_seq[:, None])
-    mask = picture_mask(runtime.logits(run.state, coding.height, coding.width), height, width)
+    logits = runtime.logits(run.state, coding.height, coding.width)
+    mask = picture_mask(logits, height, width)
     analog = coding.code != "poisson"
-    return mask, runtime.activity(run, 0, coding.height, coding.width, analog_input=analog)
+    return mask, runtime.activity(run, 0, coding.height, coding.width, analog_input=analog), logits
 
 
 def picture_mask(logits: Tensor, height: int, width: int) -> NDArray[np.uint8]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from models.architectures.edge import class_mask
 from models.classes import SegmentationClass
 from models.encoding import InputGrid, polarity_counts
 from models.events import EventBatch, SensorSize
 from models.runtime.edge import EdgeRuntime
-from models.runtime.model import Mode, WindowSegmentation
-from models.runtime.state import State
+from models.runtime.model import Mode, WindowInput, WindowSegmentation
+from models.runtime.state import State, gather, scatter
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class StreamingModel:
         Length in µs of the windows that it was trained on; others work, the further off the worse.
     card : dict
         How it was trained and what it scores.
+    fingerprint : str
+        As ``models.zoo.fingerprint`` gives it; empty if it does not come from a zoo.
     """
 
     name: str
@@ -36,6 +41,7 @@ class StreamingModel:
     classes: tuple[SegmentationClass, ...]
     window_us: int
     card: dict[str, Any]
+    fingerprint: str = ""
 
     @property
     def mode(self) -> Mode:
@@ -61,6 +67,15 @@ class StreamingModel:
         grid = self.grid(sensor)
         return self.runtime.initial_state(1, grid.height, grid.width)
 
+    def grid_key(self, sensor: SensorSize) -> tuple[int, int]:
+        """Height and width of the input grid for a sensor; windows with the same key may stand in one batch."""
+        grid = self.grid(sensor)
+        return grid.height, grid.width
+
+    def leak(self, state: State, windows: int) -> State:
+        """The state after so many windows that nobody shows the network: membranes only leak (``EdgeRuntime.leak``)."""
+        return self.runtime.leak(state, windows)
+
     def segment(self, state: State, events: EventBatch, sensor: SensorSize) -> WindowSegmentation:
         """Advance one window: pure, the state given is left as it is.
 
@@ -71,12 +86,46 @@ class StreamingModel:
         StateError
             If the state is not one of this network for this sensor.
         """
-        grid = self.grid(sensor)
-        x = torch.from_numpy(polarity_counts(events, grid, self.runtime.config.count_clip))[None]
-        result = self.runtime.step(state, x)
+        return self.segment_many([WindowInput(state, events, sensor)])[0]
+
+    def segment_many(self, inputs: Sequence[WindowInput]) -> list[WindowSegmentation]:
+        """Advance a window of each of several streams, in one step of the network; the states are left as they are.
+
+        Each new state has memory of its own. If one input is refused, none is answered.
+
+        Raises
+        ------
+        EncodingError
+            If an event lies outside its sensor.
+        StateError
+            If a state is not one of this network for its sensor.
+        ValueError
+            If the inputs' grids differ, or ``idle`` is negative.
+        """
+        return [answer for answer, _ in self.segment_with_logits(inputs)]
+
+    def segment_with_logits(self, inputs: Sequence[WindowInput]) -> list[tuple[WindowSegmentation, Tensor]]:
+        """Like ``segment_many``, and what each mask is made of: logits (1, classes, h, w), views of the batch's."""
+        if not inputs:
+            return []
+        grids = [self.grid(item.sensor) for item in inputs]
+        height, width = grids[0].height, grids[0].width
+        if any((grid.height, grid.width) != (height, width) for grid in grids):
+            sensors = ", ".join(sorted({str(item.sensor) for item in inputs}))
+            raise ValueError(f"windows of one batch must have the same grid, not those of the sensors {sensors}")
+        for item in inputs:
+            self.runtime.check(item.state, 1, height, width)
+        clip, stride = self.runtime.config.count_clip, self.runtime.config.output_stride
+        counts = [polarity_counts(item.events, grid, clip) for item, grid in zip(inputs, grids, strict=True)]
+        x = torch.from_numpy(counts[0][None] if len(counts) == 1 else np.stack(counts))
         with torch.inference_mode():
-            mask = class_mask(
-                result.logits, sensor.height, sensor.width, self.runtime.config.output_stride * grid.factor
-            )
-        activity = self.runtime.activity(result.spike_counts, 0, grid.height, grid.width)
-        return WindowSegmentation(mask, result.state, activity)
+            result = self.runtime.step(gather([self.leak(item.state, item.idle) for item in inputs]), x)
+            logits = [result.logits[row : row + 1] for row in range(len(inputs))]
+            masks = [
+                class_mask(row, item.sensor.height, item.sensor.width, stride * grid.factor)
+                for row, item, grid in zip(logits, inputs, grids, strict=True)
+            ]
+            states = scatter(result.state, len(inputs))
+        activities = [self.runtime.activity(result.spike_counts, row, height, width) for row in range(len(inputs))]
+        answers = map(WindowSegmentation, masks, states, activities)
+        return list(zip(answers, logits, strict=True))

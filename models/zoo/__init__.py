@@ -124,6 +124,34 @@ def load_any(name: str, folder: Path = ZOO) -> ZooModel:
         raise WeightsError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
+def fingerprint(name: str, folder: Path = ZOO) -> str:
+    """SHA-256 (hex) of a network: what its card says of it, without scores and training, and its files of weights.
+
+    Where it is the same, the network is the same, and one replica can go on from the other's state.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is none of that name.
+    WeightsError
+        If its card cannot be read, or a file of weights is missing.
+    """
+    card = _read_card(name, folder)
+    try:
+        return _fingerprint(name, card, folder)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"model {name!r} cannot be read: {type(error).__name__}: {error}") from error
+
+
+_NETWORK_FIELDS = ("format", "input", "config", "coding", "classes", "window_us")
+
+
+def _fingerprint(name: str, card: Mapping[str, Any], folder: Path) -> str:
+    settings = {field: card[field] for field in _NETWORK_FIELDS if field in card}
+    digests = [hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in _weight_files(name, card)]
+    return hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Description:
     """What a card says of a network of events, before its weights are read; the fields are ``SegmentationModel``'s."""
@@ -150,8 +178,7 @@ def describe(name: str, folder: Path = ZOO) -> Description:
     card = _read_card(name, folder)
     try:
         paper = card["format"] == PAPER_FORMAT
-        files = list(card["files"]) if paper else [f"{name}.safetensors"]
-        missing = [file for file in files if not (folder / file).is_file()]
+        missing = [file for file in _weight_files(name, card) if not (folder / file).is_file()]
         if missing:
             raise WeightsError(f"model {name!r}: {', '.join(missing)} is missing")
         window_us = int(card["window_us"])
@@ -247,7 +274,8 @@ def _load_edge(name: str, card: dict[str, Any], folder: Path) -> StreamingModel:
 
     config = EdgeConfig(**_known_fields(EdgeConfig, card["config"]))
     weights = load_file(folder / f"{name}.safetensors")
-    return StreamingModel(name, EdgeRuntime(config, weights), DDD17_CLASSES, int(card["window_us"]), card)
+    runtime, window_us = EdgeRuntime(config, weights), int(card["window_us"])
+    return StreamingModel(name, runtime, DDD17_CLASSES, window_us, card, _fingerprint(name, card, folder))
 
 
 def _load_paper(name: str, card: dict[str, Any], folder: Path) -> ProtocolModel | FrameModel:
@@ -260,15 +288,12 @@ def _load_paper(name: str, card: dict[str, Any], folder: Path) -> ProtocolModel 
     config = PaperConfig(**_known_fields(PaperConfig, card["config"]))
     coding = InputCoding(**_known_fields(InputCoding, card["coding"]))
     classes = _classes_of(card)
-    count = len(card["files"])
-    shards = [
-        _read_shard(folder / file, card["files"][file])
-        for file in (_shard_name(name, k, count) for k in range(1, count + 1))
-    ]
+    shards = [_read_shard(folder / file, card["files"][file]) for file in _weight_files(name, card)]
     runtime = PaperRuntime(config, unpack(config, join(shards)))
     if coding.source == "frames":
         return FrameModel(name, runtime, coding, classes, card)
-    return ProtocolModel(name, runtime, coding, classes, int(card["window_us"]), card)
+    window_us = int(card["window_us"])
+    return ProtocolModel(name, runtime, coding, classes, window_us, card, _fingerprint(name, card, folder))
 
 
 def _read_shard(path: Path, sha256: str) -> dict[str, Tensor]:
@@ -280,6 +305,13 @@ def _read_shard(path: Path, sha256: str) -> dict[str, Tensor]:
     if hashlib.sha256(data).hexdigest() != sha256:
         raise WeightsError(f"{path.name} is damaged, or of another version than its card")
     return load(data)
+
+
+def _weight_files(name: str, card: Mapping[str, Any]) -> list[str]:
+    if card["format"] != PAPER_FORMAT:
+        return [f"{name}.safetensors"]
+    count = len(card["files"])
+    return [_shard_name(name, k, count) for k in range(1, count + 1)]
 
 
 def _shard_name(name: str, number: int, count: int) -> str:

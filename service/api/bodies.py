@@ -106,7 +106,7 @@ async def read_event_body(services: Services, request: Request, media_type: str 
 
 
 async def read_events(
-    services: Services, body: bytes, media_type: str, sensor: SensorSize | None
+    services: Services, body: bytes, media_type: str, sensor: SensorSize | None, *, ordered: bool = True
 ) -> tuple[EventBatch, SensorSize]:
     """Decode a body of events on a thread.
 
@@ -118,11 +118,13 @@ async def read_events(
         One of ``EVENT_TYPES``.
     sensor : SensorSize, optional
         The sensor that the request names; JSON needs it.
+    ordered : bool
+        Whether times must not run back.
 
     Returns
     -------
     EventBatch, SensorSize
-        Events inside the sensor, ordered by time.
+        Events inside the sensor.
 
     Raises
     ------
@@ -133,20 +135,21 @@ async def read_events(
     """
     if media_type == AEDAT4:
         return await services.engine.offload_slow(_read_recording, body, sensor)
-    return await services.engine.offload(_decode, body, media_type, sensor, services.settings.max_packets_per_body)
+    most = services.settings.max_packets_per_body
+    return await services.engine.offload(_decode, body, media_type, sensor, most, ordered)
 
 
 def _decode(
-    body: bytes, media_type: str, sensor: SensorSize | None, most_packets: int
+    body: bytes, media_type: str, sensor: SensorSize | None, most_packets: int, ordered: bool
 ) -> tuple[EventBatch, SensorSize]:
     if media_type == JSON:
         if sensor is None:
             message = "events in JSON need the sensor's width and height in the query"
             raise UnusableInputError(message, [FieldError("width", message), FieldError("height", message)])
-        events = wire.events_from_json(body)
-        wire.check_events(events, sensor)
+        events = wire.events_from_json(body, ordered=ordered)
+        wire.check_events(events, sensor, ordered=ordered)
         return events, sensor
-    packets = wire.decode_packets(body, most=most_packets)
+    packets = wire.decode_packets(body, most=most_packets, ordered=ordered)
     if not packets:
         if sensor is None:
             raise UnusableInputError("the body is empty; send at least one event packet")

@@ -19,9 +19,24 @@ async def live() -> dict[str, bool]:
 
 @router.get("/v2/health/ready")
 async def ready(services: AppServices) -> JSONResponse:
-    """The default model is loaded; 503 until then."""
-    loaded = services.library.is_ready(services.settings.default_model)
-    return JSONResponse({"ready": loaded}, 200 if loaded else 503)
+    """The default model is loaded and the server is not about to stop; 503 otherwise.
+
+    A state store that cannot be used is named, but does not make the server unready: sessions go on without it.
+    """
+    settings, keeping = services.settings, services.keeping
+    loaded = services.library.is_ready(settings.default_model)
+    is_ready = loaded and not services.presence.draining
+    document = {
+        "ready": is_ready,
+        "model": "loaded" if loaded else "loading",
+        "draining": services.presence.draining,
+        "store": {
+            "kind": "durable" if keeping.store.durable else "memory",
+            "available": keeping.health.problem is None,
+            "problem": keeping.health.problem,
+        },
+    }
+    return JSONResponse(document, 200 if is_ready else 503)
 
 
 @router.get("/metrics", response_class=Response)

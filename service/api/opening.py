@@ -1,24 +1,46 @@
-"""Opening a session, for HTTP and WebSocket alike."""
+"""Opening a session, for HTTP and WebSocket alike, and taking one up from a checkpoint."""
 
 from __future__ import annotations
 
+import re
+import time
+from dataclasses import replace
+
 from service.api.schemas import SessionFields, limit_errors
 from service.api.services import Services
-from service.errors import UnusableInputError
+from service.errors import FieldError, UnusableInputError
 from service.streaming.answers import AnswerFormat
-from service.streaming.session import Progress, Session
-from service.streaming.windows import WindowLimits, WindowStream
+from service.streaming.backlog import Backlog, Policy
+from service.streaming.registry import new_id, new_secret
+from service.streaming.session import Session, digest
+from service.streaming.snapshots import Progress, SessionSpec, Snapshot, session_checkpoint
+from service.streaming.windowing import CountWindows, EventStream, StreamConfig, TimeWindows
 from service.wire.masks import MaskEncoding
 
-
-def window_limits(services: Services) -> WindowLimits:
-    """What one message may do on this server."""
-    settings = services.settings
-    return WindowLimits(windows=settings.max_windows_per_message, events=settings.max_events_per_window)
+_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
-async def open_session(services: Services, fields: SessionFields) -> Session:
+def checked_id(id: str | None) -> str | None:
+    """The id that a client chose for its session.
+
+    Raises
+    ------
+    UnusableInputError
+        If it cannot be one.
+    """
+    if id is not None and not _ID.fullmatch(id):
+        message = "a session's id has 8 to 64 letters, digits, - and _"
+        raise UnusableInputError(message, [FieldError("session", message)])
+    return id
+
+
+async def open_session(services: Services, fields: SessionFields, id: str | None = None) -> tuple[Session, str]:
     """Make a session.
+
+    Returns
+    -------
+    Session, str
+        The session, and the token that it is resumed with.
 
     Raises
     ------
@@ -28,29 +50,87 @@ async def open_session(services: Services, fields: SessionFields) -> Session:
         If there is no such model.
     CapacityError
         If there is no room.
+    SessionExistsError
+        If there is a session of that id.
+    DrainingError
+        If the server is about to stop.
     """
+    services.require_open()
     settings = services.settings
     sensor = fields.sensor.size
-    errors = limit_errors(settings, sensor, fields.window.us if fields.window else None)
+    errors = limit_errors(settings, sensor, fields)
     if errors:
         raise UnusableInputError(errors[0].message, errors)
     model = await services.library.get(fields.model if fields.model is not None else settings.default_model)
-    stream = WindowStream(fields.window.us if fields.window else model.window_us, window_limits(services))
-    mask = MaskEncoding(fields.mask) if fields.mask else settings.default_mask
     services.registry.require_room()
+    config = _config(fields, model.window_us)
     membranes = await services.engine.offload(model.initial_state, sensor)
+    queue = fields.queue
+    spec = SessionSpec(
+        id if id is not None else new_id(),
+        b"",
+        model.name,
+        model.fingerprint,
+        sensor,
+        config,
+        AnswerFormat(MaskEncoding(fields.mask) if fields.mask else settings.default_mask, fields.metrics),
+        Backlog(
+            Policy(queue.policy) if queue else Policy.WAIT,
+            queue.windows if queue and queue.windows else settings.queue_windows,
+            None if fields.deadline_ms is None else fields.deadline_ms / 1e3,
+        ),
+        time.time(),
+    )
+    progress = Progress(EventStream.start(config, services.window_limits), membranes)
+    return await _take_in(services, spec, progress)
 
-    def make(id: str, secret: str) -> Session:
-        return Session(
-            id,
-            secret,
-            model,
-            sensor,
-            Progress(stream, membranes),
-            AnswerFormat(mask, fields.metrics),
-            engine=services.engine,
-            metrics=services.metrics,
-            replay_bytes=settings.replay_bytes,
-        )
 
-    return services.registry.create(make)
+async def open_from_snapshot(services: Services, snapshot: Snapshot, id: str | None = None) -> tuple[Session, str]:
+    """Make a session that goes on from a snapshot; its messages are numbered from 1.
+
+    Raises
+    ------
+    SnapshotError
+        If the snapshot does not fit the model.
+    """
+    services.require_open()
+    errors = limit_errors(services.settings, snapshot.spec.sensor, None)
+    if errors:
+        raise UnusableInputError(errors[0].message, errors)
+    model = await services.library.get(snapshot.spec.model)
+    services.registry.require_room()
+    progress = await services.engine.offload(snapshot.progress, model)
+    if progress.ended:
+        raise UnusableInputError("the snapshot is of a session that has ended")
+    spec = replace(snapshot.spec, id=id if id is not None else new_id(), opened_at=time.time())
+    return await _take_in(services, spec, replace(progress, next_sequence=1))
+
+
+async def _take_in(services: Services, spec: SessionSpec, progress: Progress) -> tuple[Session, str]:
+    secret = new_secret()
+    spec = replace(spec, secret_digest=digest(secret))
+    model = await services.library.get(spec.model)
+
+    def make() -> Session:
+        return Session(spec, model, progress, services.workplace)
+
+    session = await services.registry.open(spec.id, make, session_checkpoint(spec, progress, {}))
+    return session, f"{spec.id}.{secret}"
+
+
+def _config(fields: SessionFields, default_us: int) -> StreamConfig:
+    window, clock = fields.window, fields.time
+    span: TimeWindows | CountWindows
+    if window is not None and window.count is not None:
+        span = CountWindows(window.count, window.stride or window.count)
+    else:
+        us = window.us if window is not None and window.us is not None else default_us
+        stride_us = window.stride_us if window is not None and window.stride_us is not None else us
+        span = TimeWindows(us, stride_us)
+    return StreamConfig(
+        span,
+        gaps=fields.gaps,
+        reorder_us=clock.reorder_us if clock else 0,
+        wrap_bits=clock.wrap_bits if clock else None,
+        on_restart=clock.on_restart if clock else "refuse",
+    )

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from models.classes import UNLABELLED
 from models.events import SensorSize
 from service.errors import FieldError
 from service.settings import Settings
 from service.streaming.session import Session
+from service.streaming.windowing import CountWindows, TimeWindows
 from service.wire.messages import PROTOCOL_VERSION
 
 MaskName = Literal["zlib", "raw", "png"]
 Side = Annotated[int, Field(ge=1, le=0xFFFF)]
+MAX_OVERLAP = 64
+"""Most windows that one event may be in."""
 
 
 def _spoken(version: int) -> int:
@@ -45,9 +48,48 @@ class SensorFields(_Strict):
 
 
 class WindowFields(_Strict):
-    """Length of a window in microseconds."""
+    """How the stream is cut: by time, ``us`` microseconds every ``stride_us``, or by ``count`` events every ``stride``.
 
-    us: Annotated[int, Field(ge=1)]
+    Without a stride, windows follow each other without overlap.
+    """
+
+    us: Annotated[int, Field(ge=1)] | None = None
+    stride_us: Annotated[int, Field(ge=1)] | None = None
+    count: Annotated[int, Field(ge=1)] | None = None
+    stride: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.us is None) == (self.count is None):
+            raise ValueError("a window has either us or count")
+        for length, stride, name, of in (
+            (self.us, self.stride_us, "stride_us", "us"),
+            (self.count, self.stride, "stride", "count"),
+        ):
+            if stride is not None and length is None:
+                raise ValueError(f"{name} goes with {of}")
+            if stride is not None and length is not None and not length <= stride * MAX_OVERLAP <= length * MAX_OVERLAP:
+                raise ValueError(f"{name} is between 1/{MAX_OVERLAP} of {of} and {of}")
+        return self
+
+
+class TimeFields(_Strict):
+    """What is done about a sensor's clock.
+
+    Events may come ``reorder_us`` late; the counter has ``wrap_bits`` bits and overflows; when time goes back further,
+    the message is refused, or the sensor is taken to have begun anew.
+    """
+
+    reorder_us: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    wrap_bits: Annotated[int, Field(ge=16, le=52)] | None = None
+    on_restart: Literal["refuse", "reset"] = "refuse"
+
+
+class QueueFields(_Strict):
+    """What is done about windows that come faster than they are computed, and how many may wait."""
+
+    policy: Literal["wait", "drop-oldest", "merge"] = "wait"
+    windows: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
 class SessionFields(_Strict):
@@ -56,6 +98,10 @@ class SessionFields(_Strict):
     model: str | None = None
     sensor: SensorFields
     window: WindowFields | None = None
+    gaps: Literal["step", "leak"] = "step"
+    time: TimeFields | None = None
+    queue: QueueFields | None = None
+    deadline_ms: Annotated[float, Field(gt=0, le=3_600_000, allow_inf_nan=False)] | None = None
     mask: MaskName | None = None
     metrics: bool = True
 
@@ -77,7 +123,9 @@ class ResumeHello(_Strict):
     metrics: bool | None = None
 
 
-def limit_errors(settings: Settings, sensor: SensorSize | None, window_us: int | None) -> list[FieldError]:
+def limit_errors(
+    settings: Settings, sensor: SensorSize | None, fields: SessionFields | None = None, *, window_us: int | None = None
+) -> list[FieldError]:
     """The server's limits that a sensor or window would break."""
     errors = []
     if sensor is not None:
@@ -85,6 +133,14 @@ def limit_errors(settings: Settings, sensor: SensorSize | None, window_us: int |
         if max(sensor.width, sensor.height) > side or sensor.width * sensor.height > pixels:
             message = f"a {sensor} sensor is too large: at most {side} pixels a side and {pixels} in all are taken"
             errors.append(FieldError("sensor", message))
+    window = fields.window if fields is not None else None
+    if window is not None:
+        window_us = window.us
+        if window.count is not None and window.count > settings.max_events_per_window:
+            message = (
+                f"a window of {window.count} events is too large: at most {settings.max_events_per_window} are taken"
+            )
+            errors.append(FieldError("window.count", message))
     if window_us is not None and not settings.min_window_us <= window_us <= settings.max_window_us:
         message = (
             f"a window of {window_us} µs is not between {settings.min_window_us} and {settings.max_window_us} µs long"
@@ -95,26 +151,47 @@ def limit_errors(settings: Settings, sensor: SensorSize | None, window_us: int |
 
 def describe_session(session: Session, settings: Settings) -> dict[str, Any]:
     """What a client is told of a session, but for its resume token."""
+    spec, config = session.spec, session.spec.config
+    deadline_s = spec.backlog.deadline_s
     return {
         "session": session.id,
         "model": session.model.name,
         "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in session.model.classes],
         "unlabelled": UNLABELLED,
         "sensor": {"width": session.sensor.width, "height": session.sensor.height},
-        "window": {"us": session.window_us},
+        "window": describe_window(config.window),
+        "gaps": config.gaps,
+        "time": {
+            "reorder_us": config.reorder_us,
+            "wrap_bits": config.wrap_bits,
+            "on_restart": config.on_restart,
+        },
+        "queue": {"policy": str(spec.backlog.policy), "windows": spec.backlog.windows},
+        "deadline_ms": None if deadline_s is None else deadline_s * 1e3,
         "mask": str(session.form.mask),
         "metrics": session.form.metrics,
         "next_sequence": session.next_sequence,
         "next_window": session.next_window,
+        "acked": session.acked,
+        "credit": settings.queue_messages,
         "max_message_bytes": settings.max_message_bytes,
     }
 
 
-def welcome(session: Session, settings: Settings) -> dict[str, Any]:
+def describe_window(window: TimeWindows | CountWindows) -> dict[str, int]:
+    """How a stream is cut; a stride only where windows overlap."""
+    if isinstance(window, CountWindows):
+        overlap = {} if window.stride == window.count else {"stride": window.stride}
+        return {"count": window.count, **overlap}
+    overlap = {} if window.stride_us == window.us else {"stride_us": window.stride_us}
+    return {"us": window.us, **overlap}
+
+
+def welcome(session: Session, settings: Settings, token: str) -> dict[str, Any]:
     """The answer to a hello."""
     return {
         "type": "welcome",
         "version": PROTOCOL_VERSION,
-        "resume": session.resume_token,
+        "resume": token,
         **describe_session(session, settings),
     }

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from models.events import EventBatch, SensorSize
+from models.runtime.model import WindowInput
 from service.api.bodies import (
     EVENT_TYPES,
     JSON,
@@ -21,13 +22,12 @@ from service.api.bodies import (
     require_media_type,
 )
 from service.api.negotiation import choose_media_type
-from service.api.opening import window_limits
 from service.api.problems import PROBLEM_RESPONSES
 from service.api.schemas import limit_errors
 from service.api.services import AppServices
 from service.errors import FieldError, UnusableInputError
 from service.streaming.answers import COCO_RLE, AnswerFormat, Arrival, build_answer
-from service.streaming.windows import Window, WindowStream
+from service.streaming.windowing import EventStream, StreamConfig, TimeWindows, Window
 from service.wire.masks import MaskEncoding
 
 router = APIRouter(tags=["segment"], responses=PROBLEM_RESPONSES)
@@ -61,6 +61,7 @@ async def segment(
     The header ``Spikeseg-Result`` holds the result's metadata as JSON.
     """
     arrived = time.perf_counter()
+    services.require_open()
     answer_type = choose_media_type(request.headers.getlist("accept"), list(_FORMATS))
     media_type = require_media_type(request, EVENT_TYPES)
     network = await services.library.get(model if model is not None else services.settings.default_model)
@@ -73,14 +74,15 @@ async def segment(
     decode_s = time.perf_counter() - begun
     services.metrics.observe_decode(decode_s)
     _check_limits(services, sensor, None)
-    stream = WindowStream(window_us or network.window_us, window_limits(services))
+    span_us = window_us or network.window_us
+    stream = EventStream.start(StreamConfig(TimeWindows(span_us, span_us)), services.window_limits)
     windows = await services.engine.offload(_all_windows, stream, events)
 
     state = await services.engine.offload(network.initial_state, sensor)
     for window in windows:
         if await request.is_disconnected():
             raise ClientDisconnect
-        timed = await services.engine.segment(network, state, window.events, sensor)
+        timed = await services.scheduler.segment(network, WindowInput(state, window.events, sensor))
         state = timed.segmentation.state
         services.metrics.observe_window(
             network.name, len(window.events), timed.segmentation.activity, timed.wait_s, timed.compute_s
@@ -101,9 +103,9 @@ async def segment(
     return Response(answer.mask, headers={"Spikeseg-Result": header}, media_type=answer_type)
 
 
-def _all_windows(stream: WindowStream, events: EventBatch) -> list[Window]:
+def _all_windows(stream: EventStream, events: EventBatch) -> list[Window]:
     windows, stream = stream.push(events)
-    last, _ = stream.finish()
+    last, _ = stream.flush()
     if not windows and not last:
         raise UnusableInputError("there are no events, so there is no window to answer")
     return windows + last
@@ -119,6 +121,6 @@ def _named_sensor(width: int | None, height: int | None) -> SensorSize | None:
 
 
 def _check_limits(services: AppServices, sensor: SensorSize | None, window_us: int | None) -> None:
-    errors = limit_errors(services.settings, sensor, window_us)
+    errors = limit_errors(services.settings, sensor, window_us=window_us)
     if errors:
         raise UnusableInputError(errors[0].message, errors)

@@ -25,13 +25,17 @@ from service.api.bodies import (
     require_media_type,
 )
 from service.api.negotiation import choose_media_type
-from service.api.opening import open_session
+from service.api.opening import checked_id, open_from_snapshot, open_session
 from service.api.problems import PROBLEM_RESPONSES, invalid_fields
 from service.api.schemas import MaskName, SessionFields, describe_session
-from service.api.services import AppServices
-from service.errors import UnusableInputError
+from service.api.services import AppServices, Services
+from service.errors import FieldError, UnusableInputError
 from service.streaming.answers import Answer, AnswerFormat, Arrival
-from service.streaming.session import Command, Events, Reset, Session
+from service.streaming.checkpoints import MEDIA_TYPE as STATE_MEDIA_TYPE
+from service.streaming.checkpoints import CheckpointError, decode_checkpoint, encode_checkpoint
+from service.streaming.session import Command, Events, Reset, Restore, Session
+from service.streaming.snapshots import Snapshot, read_snapshot
+from service.streaming.windowing import SnapshotError
 from service.wire.events import MAX_TIME_US
 from service.wire.masks import MaskEncoding
 from service.wire.messages import RESULTS_MEDIA_TYPE, encode_result
@@ -41,6 +45,7 @@ router = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=PROBLEM_R
 _RESULTS: dict[int | str, dict[str, Any]] = {
     200: {"description": "Every window that is now complete.", "content": {JSON: {}, RESULTS_MEDIA_TYPE: {}}}
 }
+_SNAPSHOT: dict[int | str, dict[str, Any]] = {200: {"description": "The snapshot.", "content": {STATE_MEDIA_TYPE: {}}}}
 _EXAMPLE = {"model": "edge-s", "sensor": {"width": 346, "height": 260}, "window": {"us": 50_000}}
 _MAX_SESSION_BODY_BYTES = 65_536
 
@@ -53,35 +58,84 @@ Sequence_ = Annotated[
 ]
 
 
-@router.post("", status_code=201, response_class=JSONResponse, openapi_extra=body_schema([JSON], _EXAMPLE))
-async def create_session(request: Request, services: AppServices) -> JSONResponse:
-    """Open a session: ``{"model", "sensor": {"width", "height"}, "window": {"us"}}``; only the sensor is needed."""
-    require_media_type(request, [JSON])
+@router.post(
+    "",
+    status_code=201,
+    response_class=JSONResponse,
+    openapi_extra=body_schema([JSON, STATE_MEDIA_TYPE], _EXAMPLE),
+)
+async def create_session(
+    request: Request,
+    services: AppServices,
+    session: Annotated[
+        str | None, Query(description="An id of the client's own choice; proxies choose the server by it.")
+    ] = None,
+) -> JSONResponse:
+    """Open a session: ``{"model", "sensor": {"width", "height"}, "window": {"us"}}``; only the sensor is needed.
+
+    With a snapshot as its body, the session goes on where the snapshot was taken; its messages are numbered from 1.
+    """
+    media_type = require_media_type(request, [JSON, STATE_MEDIA_TYPE])
+    id = checked_id(session)
+    services.require_open()
+    if media_type == STATE_MEDIA_TYPE:
+        snapshot = await _read_snapshot(services, request)
+        return _opened(services, *await open_from_snapshot(services, snapshot, id))
     body = await read_body(request, _MAX_SESSION_BODY_BYTES, services.settings.body_seconds)
     try:
         fields = SessionFields.model_validate_json(body)
     except ValidationError as error:
         detail, errors = invalid_fields(error)
         raise UnusableInputError(detail, errors) from None
-    session = await open_session(services, fields)
-    document = {"resume": session.resume_token, **describe_session(session, services.settings)}
-    return JSONResponse(document, 201, {"Location": f"/v1/sessions/{session.id}"})
+    return _opened(services, *await open_session(services, fields, id))
 
 
 @router.get("/{id}")
 async def get_session(id: str, services: AppServices) -> dict[str, Any]:
     """Look at a session."""
-    session = services.registry.get(id)
+    session = await services.registry.get(id)
     return {**describe_session(session, services.settings), "state_bytes": session.state_bytes}
 
 
 @router.delete("/{id}", status_code=204, response_class=Response)
 async def delete_session(id: str, services: AppServices) -> Response:
     """End a session."""
-    session = services.registry.get(id)
+    session = await services.registry.get(id)
     session.require_free()
-    services.registry.remove(session)
+    await services.registry.remove(session)
     return Response(status_code=204)
+
+
+@router.get("/{id}/state", response_class=Response, responses=_SNAPSHOT)
+async def get_state(id: str, services: AppServices) -> Response:
+    """A snapshot: all that the session needs to go on from here, in this or another server, with the same bits."""
+    session = await services.registry.get(id)
+    make = session.snapshot(public=True)
+    data = await services.engine.offload(lambda: encode_checkpoint(make()))
+    return Response(data, media_type=STATE_MEDIA_TYPE)
+
+
+@router.put("/{id}/state", openapi_extra=body_schema([STATE_MEDIA_TYPE]))
+async def put_state(id: str, request: Request, services: AppServices, sequence: Sequence_ = None) -> dict[str, Any]:
+    """Go on from a snapshot of a session with the same model, sensor and windows."""
+    session = await services.registry.get(id)
+    session.require_free()
+    require_media_type(request, [STATE_MEDIA_TYPE])
+    snapshot = await _read_snapshot(services, request)
+    for field, ours, theirs in (
+        ("model", session.spec.model, snapshot.spec.model),
+        ("sensor", session.spec.sensor, snapshot.spec.sensor),
+        ("window", session.spec.config, snapshot.spec.config),
+    ):
+        if ours != theirs:
+            message = f"the snapshot has {field} {theirs}, the session {ours}"
+            raise SnapshotError(message, [FieldError(field, message)])
+    if snapshot.ended:
+        raise SnapshotError("the snapshot is of a session that has ended")
+    membranes = await services.engine.offload(snapshot.state, session.model)
+    command = Restore(snapshot.stream, membranes)
+    await _take(session, command, session.form, Arrival(time.perf_counter()), sequence)
+    return describe_session(session, services.settings)
 
 
 @router.post(
@@ -94,42 +148,47 @@ async def post_events(
     until_us: Annotated[
         int | None, Query(ge=0, le=MAX_TIME_US, description="Every event before this time has been sent.")
     ] = None,
+    flush: Annotated[bool, Query(description="Answer the open window too, if it holds events.")] = False,
     mask: Annotated[MaskName | None, Query(description="Mask encoding; the session's if not given.")] = None,
     sequence: Sequence_ = None,
 ) -> Response:
     """Events in; every window that is now complete out, by ``Accept`` as JSON or as ``RESULT`` messages."""
     arrived = time.perf_counter()
-    session = services.registry.get(id)
+    session = await services.registry.get(id)
     session.require_free()
     answer_type = choose_media_type(request.headers.getlist("accept"), [JSON, RESULTS_MEDIA_TYPE])
     # With nothing but a time there is no content, hence no content type.
-    if until_us is not None and "content-type" not in request.headers:
+    bare = until_us is not None or flush
+    if bare and "content-type" not in request.headers:
         body, media_type = await read_event_body(services, request, None), None
         if body:
             require_media_type(request, EVENT_TYPES)
     else:
         media_type = require_media_type(request, EVENT_TYPES)
         body = await read_event_body(services, request, media_type)
-    if not body and until_us is None:
+    if not body and not bare:
         raise UnusableInputError("the body is empty; send events, or say with until_us how far the time has gone")
     begun = time.perf_counter()
     if body and media_type is not None:
-        events, sensor = await read_events(services, body, media_type, session.sensor)
+        events, sensor = await read_events(services, body, media_type, session.sensor, ordered=session.stream.ordered)
     else:
         events, sensor = EventBatch.empty(), session.sensor
     decode_s = time.perf_counter() - begun
     services.metrics.observe_decode(decode_s)
     form = AnswerFormat(MaskEncoding(mask), session.form.metrics) if mask else session.form
-    answers = await _take(session, Events(events, sensor, until_us), form, Arrival(arrived, decode_s), sequence)
+    answers = await _take(session, Events(events, sensor, until_us, flush), form, Arrival(arrived, decode_s), sequence)
+    numbers = {"Spikeseg-Acked": str(session.acked), "Spikeseg-Next-Sequence": str(session.next_sequence)}
     if answer_type == JSON:
-        return Response(await services.engine.offload(_as_json, answers), media_type=JSON)
-    return Response(await services.engine.offload(_as_messages, answers), media_type=RESULTS_MEDIA_TYPE)
+        return Response(await services.engine.offload(_as_json, answers), media_type=JSON, headers=numbers)
+    return Response(
+        await services.engine.offload(_as_messages, answers), media_type=RESULTS_MEDIA_TYPE, headers=numbers
+    )
 
 
 @router.post("/{id}/reset")
 async def reset_session(id: str, services: AppServices, sequence: Sequence_ = None) -> dict[str, Any]:
     """Membranes to rest, windows from 0 again; the clock may start anew too."""
-    session = services.registry.get(id)
+    session = await services.registry.get(id)
     await _take(session, Reset(), session.form, Arrival(time.perf_counter()), sequence)
     return describe_session(session, services.settings)
 
@@ -137,8 +196,28 @@ async def reset_session(id: str, services: AppServices, sequence: Sequence_ = No
 async def _take(
     session: Session, command: Command, form: AnswerFormat, arrival: Arrival, sequence: int | None
 ) -> list[Answer]:
-    async with aclosing(session.process(command, form, arrival, sequence=sequence)) as answers:
-        return [answer async for answer in answers]
+    """The answers to a message, once its effect is in the state store."""
+    async with aclosing(session.process([command], form, arrival, sequence=sequence)) as answers:
+        found = [answer async for answer in answers]
+    await session.keep()
+    return found
+
+
+def _opened(services: Services, session: Session, token: str) -> JSONResponse:
+    document = {"resume": token, **describe_session(session, services.settings)}
+    return JSONResponse(document, 201, {"Location": f"/v1/sessions/{session.id}"})
+
+
+async def _read_snapshot(services: Services, request: Request) -> Snapshot:
+    body = await read_body(request, services.settings.max_snapshot_bytes, services.settings.body_seconds)
+
+    def read() -> Snapshot:
+        try:
+            return read_snapshot(decode_checkpoint(body), services.window_limits)
+        except CheckpointError as error:
+            raise SnapshotError(str(error)) from None
+
+    return await services.engine.offload(read)
 
 
 def _as_json(answers: Sequence[Answer]) -> bytes:

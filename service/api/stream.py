@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -14,11 +15,13 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from service.api.opening import open_session
-from service.api.problems import invalid_fields
+from service.api.inbox import Arrived, Inbox
+from service.api.opening import checked_id, open_session
+from service.api.problems import invalid_fields, problem_response
 from service.api.schemas import Hello, ResumeHello, welcome
 from service.api.services import AppServices, Services
 from service.errors import (
+    CapacityError,
     HelloError,
     RequestTimeoutError,
     ServiceError,
@@ -27,16 +30,31 @@ from service.errors import (
     UnusableInputError,
 )
 from service.streaming.answers import AnswerFormat, Arrival
-from service.streaming.session import Advance, Attachment, Command, End, Events, Reset, Session
+from service.streaming.backlog import Policy
+from service.streaming.session import Advance, Attachment, Command, End, Events, Flush, Reset, Session
 from service.wire.errors import MessageError, WireError
 from service.wire.events import decode_packet
 from service.wire.masks import MaskEncoding
-from service.wire.messages import Message, MessageType, decode_advance, decode_message, encode_ack, encode_result
+from service.wire.messages import (
+    Message,
+    MessageType,
+    decode_advance,
+    decode_message,
+    encode_ack,
+    encode_goaway,
+    encode_result,
+)
 
 router = APIRouter()
 logger = logging.getLogger(__name__)
 
 _MAX_HELLO_CHARS = 65_536
+_MERGEABLE = (MessageType.EVENTS, MessageType.ADVANCE)
+_PLAIN: dict[MessageType, Command] = {
+    MessageType.RESET: Reset(),
+    MessageType.FLUSH: Flush(),
+    MessageType.END: End(),
+}
 
 
 @router.websocket("/v1/stream")
@@ -45,21 +63,46 @@ async def stream(websocket: WebSocket, services: AppServices) -> None:
     await Conversation(websocket, services).run()
 
 
+class _GoAwayError(Exception):
+    """The server is about to stop."""
+
+
 class Conversation:
-    """One WebSocket connection, from hello to close."""
+    """One WebSocket connection, from handshake to close.
+
+    Parameters
+    ----------
+    websocket : WebSocket
+        ``session`` in its query names the session that the client means to open or resume; proxies choose by it.
+    services : Services
+    """
 
     def __init__(self, websocket: WebSocket, services: Services) -> None:
         self._websocket = websocket
         self._services = services
+        self._named = websocket.query_params.get("session")
+        self._gone: WebSocketDisconnect | None = None
         self._exchange: asyncio.Task[None] | None = None
+        self._inbox = Inbox(services.settings.queue_messages, services.settings.queue_bytes)
+        self._answered = self._told = 0
+        self._sending = asyncio.Lock()
 
     async def run(self) -> None:
         """Talk until either side closes; whatever goes wrong is said before closing."""
+        connections = self._services.presence.connections
+        try:
+            await self._admit()
+        except ServiceError as error:
+            await self._turn_away(error)
+            return
+        connections.add(self)
         try:
             await self._websocket.accept()
             await self._hold(*await self._greet())
         except WebSocketDisconnect:
             return
+        except _GoAwayError:
+            await self._leave()
         except ServiceError as error:
             await self._refuse(error)
         except WireError as error:
@@ -67,9 +110,34 @@ class Conversation:
         except Exception:
             logger.exception("a WebSocket conversation failed")
             await self._refuse(ServiceError("the server failed at this message; its log says why"))
+        finally:
+            connections.discard(self)
 
-    async def _greet(self) -> tuple[Session, AnswerFormat, bool]:
-        """The session that the hello asks for, how to answer in it, and whether it is new."""
+    def go_away(self) -> None:
+        """Answer the message that is under way, then tell the client to go and close."""
+        self._inbox.end(_GoAwayError(), at_once=True)
+
+    async def _admit(self) -> None:
+        """Raise what the handshake is refused with, if it is."""
+        services = self._services
+        services.require_open()
+        retry = {"Retry-After": str(services.settings.retry_seconds)}
+        most = services.settings.max_connections
+        if len(services.presence.connections) >= most:
+            raise CapacityError(f"all {most} connections of this server are in use; try again later", headers=retry)
+        checked_id(self._named)
+        # A client that takes up a session of this server needs no room; one that does not say so may still.
+        if self._named is not None and not await services.registry.knows(self._named):
+            services.registry.require_room()
+
+    async def _turn_away(self, error: ServiceError) -> None:
+        """Answer the handshake with a problem."""
+        self._services.metrics.count_error(error.code)
+        response = problem_response(error.problem(), error.headers)
+        await self._websocket.send_denial_response(response)
+
+    async def _greet(self) -> tuple[Session, AnswerFormat, str, bool]:
+        """The session that the hello asks for, how to answer in it, its token, and whether it is new."""
         seconds = self._services.settings.hello_seconds
         try:
             async with asyncio.timeout(seconds):
@@ -78,27 +146,36 @@ class Conversation:
             raise RequestTimeoutError(f"no hello came within {seconds:g} s") from None
         hello = _parse_hello(event.get("text"))
         if isinstance(hello, ResumeHello):
-            session = self._services.registry.resume(hello.resume)
+            self._services.require_open()
+            session = await self._services.registry.resume(hello.resume)
             mask = MaskEncoding(hello.mask) if hello.mask else session.form.mask
             metrics = session.form.metrics if hello.metrics is None else hello.metrics
-            return session, AnswerFormat(mask, metrics), False
+            return session, AnswerFormat(mask, metrics), hello.resume, False
         try:
-            session = await open_session(self._services, hello)
+            session, token = await open_session(self._services, hello, self._named)
         except UnusableInputError as error:
             raise HelloError(error.detail, error.errors) from None
-        return session, session.form, True
+        return session, session.form, token, True
 
-    async def _hold(self, session: Session, form: AnswerFormat, new: bool) -> None:
+    async def _hold(self, session: Session, form: AnswerFormat, token: str, new: bool) -> None:
         """Attach to the session for as long as the exchange lasts."""
         holder = await session.attach(self._stop)
         # A task of its own, so that it can be stopped wherever it is and this one can still say why.
-        self._exchange = asyncio.create_task(self._talk(session, form, holder, new))
+        self._exchange = asyncio.create_task(self._talk(session, form, holder, token, new))
         try:
             await self._exchange
         except asyncio.CancelledError:
-            if not holder.evicted:
-                raise
-            raise SessionInUseError("another connection has taken up this session") from None
+            if holder.evicted is not None:
+                raise holder.evicted from None
+            if self._gone is not None:
+                raise self._gone from None
+            raise
+        except _GoAwayError:
+            with suppress(SessionInUseError):
+                await session.keep()
+            if session.acked > self._told:
+                await self._acknowledge(session, self._answered)
+            raise
         finally:
             session.detach(holder)
 
@@ -106,48 +183,127 @@ class Conversation:
         if self._exchange is not None:
             self._exchange.cancel()
 
-    async def _talk(self, session: Session, form: AnswerFormat, holder: Attachment, new: bool) -> None:
-        text = json.dumps({**welcome(session, self._services.settings), "mask": form.mask, "metrics": form.metrics})
+    async def _talk(self, session: Session, form: AnswerFormat, holder: Attachment, token: str, new: bool) -> None:
+        text = json.dumps(
+            {**welcome(session, self._services.settings, token), "mask": form.mask, "metrics": form.metrics}
+        )
         try:
             await self._send(text)
         except WebSocketDisconnect:
             if new:
                 # Its token never reached anyone.
-                self._services.registry.remove(session)
+                await self._services.registry.remove(session)
             raise
-        while True:
-            event = await self._receive()
-            arrived = time.perf_counter()
-            data = event.get("bytes")
-            if data is None:
-                raise UnusableInputError("after the hello only binary messages are understood")
-            limit = self._services.settings.max_message_bytes
-            if len(data) > limit:
-                raise TooLargeError(f"the message has {len(data)} bytes, at most {limit} are taken")
-            message = decode_message(data)
-            if not await self._answer(message, session, form, holder, arrived):
-                await self._websocket.close(1000, "the session has ended")
-                return
+        reader = asyncio.create_task(self._read())
+        news = asyncio.create_task(self._tell_acked(session))
+        try:
+            while True:
+                if not await self._answer_next(session, form, holder):
+                    await self._websocket.close(1000, "the session has ended")
+                    return
+        finally:
+            for task in (reader, news):
+                task.cancel()
+            await asyncio.gather(reader, news, return_exceptions=True)
 
-    async def _answer(
-        self, message: Message, session: Session, form: AnswerFormat, holder: Attachment, arrived: float
-    ) -> bool:
-        """Take one message and acknowledge it; False if it was the last one."""
-        answered = session.earlier(message.sequence, holder)
+    async def _read(self) -> None:
+        """Put what arrives into the inbox, until nothing more can come."""
+        limit = self._services.settings.max_message_bytes
+        try:
+            while True:
+                event = await self._receive()
+                arrived = time.perf_counter()
+                data = event.get("bytes")
+                if data is None:
+                    raise UnusableInputError("after the hello only binary messages are understood")
+                if len(data) > limit:
+                    raise TooLargeError(f"the message has {len(data)} bytes, at most {limit} are taken")
+                await self._inbox.put(Arrived(decode_message(data), arrived))
+        except WebSocketDisconnect as gone:
+            # Nobody is left to answer.
+            self._gone = gone
+            self._stop()
+        except (ServiceError, WireError) as error:
+            self._inbox.end(error)
+
+    async def _tell_acked(self, session: Session) -> None:
+        """Acknowledge what reaches the state store after it was answered."""
+        changed = asyncio.Event()
+        session.keeper.on_acked = changed.set
+        while True:
+            await changed.wait()
+            changed.clear()
+            if session.acked > self._told:
+                await self._acknowledge(session, self._answered)
+
+    async def _acknowledge(self, session: Session, number: int) -> None:
+        """Say that a message has been answered, and which ones will not be lost."""
+        self._told = session.acked
+        await self._send(encode_ack(number, session.acked, self._services.settings.queue_messages))
+
+    async def _answer_next(self, session: Session, form: AnswerFormat, holder: Attachment) -> bool:
+        """Take what is next and acknowledge it; False if it was the last message."""
+        first = await self._inbox.next()
+        number = first.message.sequence
+        answered = session.earlier(number, holder)
         if answered is not None:
             for answer in answered:
                 await self._send(encode_result(answer.window, answer.metadata, answer.mask))
-            await self._send(encode_ack(message.sequence))
-            return not (session.ended and message.sequence == session.next_sequence - 1)
-        command = await self._services.engine.offload(_command, message)
-        decode_s = time.perf_counter() - arrived
+            self._answered = max(self._answered, number)
+            await self._acknowledge(session, number)
+            return not (session.ended and number == session.next_sequence - 1)
+        batch = [first, *self._company(first, session)]
+        begun = time.perf_counter()
+        offload, ordered = self._services.engine.offload, session.stream.ordered
+        commands = [await offload(_command, item.message, ordered) for item in batch]
+        decode_s = time.perf_counter() - begun
         self._services.metrics.observe_decode(decode_s)
-        answers = session.process(command, form, Arrival(arrived, decode_s), sequence=message.sequence, holder=holder)
+        try:
+            await self._take(commands, number, Arrival(batch[-1].at, decode_s), session, form, holder)
+        except UnusableInputError:
+            if len(batch) == 1:
+                raise
+            # Only what cannot be used is refused, and only after what came before it.
+            for index, (item, command) in enumerate(zip(batch, commands, strict=True)):
+                await self._take([command], number + index, Arrival(item.at, decode_s), session, form, holder)
+        if session.ended:
+            # Nobody comes back to make sure.
+            await session.keep()
+        self._answered = number + len(batch) - 1
+        await self._acknowledge(session, self._answered)
+        return not session.ended
+
+    def _company(self, first: Arrived, session: Session) -> list[Arrived]:
+        """Messages that wait behind this one and whose windows may be dropped or merged with its own."""
+        batch: list[Arrived] = []
+        if session.backlog.policy is Policy.WAIT or first.message.type not in _MERGEABLE:
+            return batch
+        while (item := self._inbox.peek()) is not None and item.message.type in _MERGEABLE:
+            if item.message.sequence != first.message.sequence + len(batch) + 1:
+                break
+            batch.append(self._inbox.take())
+        return batch
+
+    async def _take(
+        self,
+        commands: Sequence[Command],
+        number: int,
+        arrival: Arrival,
+        session: Session,
+        form: AnswerFormat,
+        holder: Attachment,
+    ) -> None:
+        answers = session.process(commands, form, arrival, sequence=number, holder=holder)
         async with aclosing(answers):
             async for answer in answers:
                 await self._send(encode_result(answer.window, answer.metadata, answer.mask))
-        await self._send(encode_ack(message.sequence))
-        return not session.ended
+
+    async def _leave(self) -> None:
+        """Tell the client to go elsewhere."""
+        reason = "the server is about to stop"
+        with suppress(WebSocketDisconnect, RuntimeError):
+            await self._send(encode_goaway(self._answered, reason))
+            await self._websocket.close(1012, reason)
 
     async def _receive(self) -> dict[str, Any]:
         event = await self._websocket.receive()
@@ -158,7 +314,7 @@ class Conversation:
     async def _send(self, data: bytes | str) -> None:
         """Send one message; a client that does not take it in time counts as gone."""
         try:
-            async with asyncio.timeout(self._services.settings.send_seconds):
+            async with asyncio.timeout(self._services.settings.send_seconds), self._sending:
                 if isinstance(data, str):
                     await self._websocket.send_text(data)
                 else:
@@ -197,7 +353,7 @@ def _parse_hello(text: str | None) -> Hello | ResumeHello:
         raise HelloError(detail, errors) from None
 
 
-def _command(message: Message) -> Command:
+def _command(message: Message, ordered: bool) -> Command:
     """What a client's message asks for.
 
     Raises
@@ -207,13 +363,13 @@ def _command(message: Message) -> Command:
     """
     match message.type:
         case MessageType.EVENTS:
-            packet = decode_packet(message.payload)
+            packet = decode_packet(message.payload, ordered=ordered)
             return Events(packet.events, packet.sensor)
         case MessageType.ADVANCE:
             return Advance(decode_advance(message.payload))
-        case MessageType.RESET | MessageType.END:
+        case MessageType.RESET | MessageType.END | MessageType.FLUSH:
             if len(message.payload):
                 raise MessageError(f"{message.type.name} carries no payload", "length")
-            return Reset() if message.type is MessageType.RESET else End()
+            return _PLAIN[message.type]
         case _:
             raise MessageError(f"{message.type.name} messages are sent by the server only", "type")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from models.classes import SegmentationClass
-from service.streaming.windows import Window
+from service.streaming.windowing import Window
 from service.wire.masks import Mask, MaskEncoding, encode_coco_rle, encode_mask
 
 if TYPE_CHECKING:
     from models.runtime.activity import SpikeActivity
-    from service.streaming.engine import TimedSegmentation
+    from service.streaming.scheduler import TimedSegmentation
 
 COCO_RLE: Literal["coco-rle"] = "coco-rle"
 _METADATA_BYTES = 8192
@@ -67,6 +67,7 @@ def build_answer(
     *,
     acked: int,
     arrival: Arrival,
+    deadline_missed: bool = False,
 ) -> Answer:
     """Encode the mask of a window and say what it took.
 
@@ -80,6 +81,8 @@ def build_answer(
         Number of the last client message whose effect is kept.
     arrival : Arrival
         Of the message that closed the window.
+    deadline_missed : bool
+        Whether the window's computation began after its deadline.
     """
     mask = timed.segmentation.mask
     begun = time.perf_counter()
@@ -97,6 +100,13 @@ def build_answer(
         "t_start": window.t_start,
         "t_end": window.t_end,
         "events": len(window.events),
+        "windows": window.count,
+        "skipped": {
+            "gap": window.gap,
+            "dropped": window.dropped,
+            "late_events": window.late,
+            "restart": window.restart,
+        },
         "mask": about_mask,
     }
     if form.metrics:
@@ -108,6 +118,8 @@ def build_answer(
         "encode": _ms(done - begun),
         "total": _ms(done - arrival.at),
     }
+    metadata["deadline_missed"] = deadline_missed
+    metadata["batch"] = timed.rows
     metadata["class_share"] = shares
     metadata["acked"] = acked
     return Answer(window.index, metadata, encoded)

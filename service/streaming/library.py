@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from models import errors as model_errors
 from models import zoo
 from models.events import EventBatch, SensorSize
+from models.runtime.model import WindowInput
 from service.errors import ModelUnavailableError, UnknownModelError
 from service.streaming.engine import Engine
+from service.streaming.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from models.runtime.model import SegmentationModel
@@ -72,11 +74,11 @@ class ModelLibrary:
                     raise ModelUnavailableError(f"model {name!r} cannot be loaded on this server") from error
         return self._models[name]
 
-    async def warm_up(self, name: str) -> None:
+    async def warm_up(self, name: str, scheduler: Scheduler) -> None:
         """Load a model and step it once, so that the first request does not pay for it."""
         model = await self.get(name)
         sensor = SensorSize(64, 48)
-        await self._engine.segment(model, model.initial_state(sensor), EventBatch.empty(), sensor)
+        await scheduler.segment(model, WindowInput(model.initial_state(sensor), EventBatch.empty(), sensor))
 
     def is_ready(self, name: str) -> bool:
         """Whether that model is loaded."""

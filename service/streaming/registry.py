@@ -1,4 +1,4 @@
-"""The sessions of a server: made, found, resumed, and freed when idle."""
+"""The sessions of a server: made, found, resumed, taken up from other servers, and freed."""
 
 from __future__ import annotations
 
@@ -6,32 +6,74 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
-from service.errors import CapacityError, UnknownSessionError
+from service.errors import (
+    CapacityError,
+    RequestTimeoutError,
+    SessionExistsError,
+    SessionMovedError,
+    StateMemoryError,
+    UnknownSessionError,
+)
+from service.streaming import state_store
+from service.streaming.checkpoints import Checkpoint
+from service.streaming.keeper import Keeping
 from service.streaming.session import Session
 
 logger = logging.getLogger(__name__)
 
 
-class SessionRegistry:
-    """Sessions by id.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many sessions there may be, how large, and how long.
 
-    Parameters
+    Attributes
     ----------
-    max_sessions : int
+    sessions : int
         Most sessions that have not ended.
-    idle_seconds : float
-        A session that no connection holds is freed after this silence.
-    ended_seconds : float
+    state_bytes : int
+        Most memory for membranes and held events.
+    idle_s : float
+        A session that no connection holds is freed after this silence, in seconds.
+    attached_idle_s : float
+        One that a connection holds is let go after this silence.
+    lifetime_s : float
+        A session is freed so long after it was opened.
+    ended_s : float
         For so long an ended session can be resumed, by a client that lost its last answers.
     """
 
-    def __init__(self, *, max_sessions: int, idle_seconds: float, ended_seconds: float) -> None:
+    sessions: int
+    state_bytes: int
+    idle_s: float
+    attached_idle_s: float
+    lifetime_s: float
+    ended_s: float
+
+
+class SessionRegistry:
+    """Sessions by id; those of other servers too, by way of the state store.
+
+    Parameters
+    ----------
+    limits : Limits
+    keeping : Keeping
+    """
+
+    def __init__(self, limits: Limits, keeping: Keeping) -> None:
         self._sessions: dict[str, Session] = {}
-        self._max_sessions = max_sessions
-        self._idle_seconds = idle_seconds
-        self._ended_seconds = ended_seconds
+        self._limits = limits
+        self._keeping = keeping
+        # A lock is there as long as somebody waits for it.
+        self._finding: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._revive: Callable[[state_store.Claim], Awaitable[Session]] | None = None
+
+    def revive_with(self, revive: Callable[[state_store.Claim], Awaitable[Session]]) -> None:
+        """Say how a session is made from a checkpoint."""
+        self._revive = revive
 
     @property
     def active(self) -> int:
@@ -40,81 +82,198 @@ class SessionRegistry:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes that the membranes and pending events of all sessions take."""
+        """Bytes that the membranes and held events of all sessions take."""
         return sum(session.state_bytes for session in self._sessions.values())
+
+    @property
+    def all(self) -> list[Session]:
+        """The sessions that are here."""
+        return list(self._sessions.values())
+
+    def holds(self, id: str) -> bool:
+        """Whether a session of that id is here."""
+        return id in self._sessions
 
     def require_room(self) -> None:
         """Raise CapacityError if there is no room for another session."""
-        if self.active >= self._max_sessions:
+        if self.active >= self._limits.sessions:
             raise CapacityError(
-                f"all {self._max_sessions} sessions of this server are in use; try again later",
+                f"all {self._limits.sessions} sessions of this server are in use; try again later",
                 headers={"Retry-After": str(self._seconds_to_free())},
             )
 
-    def create(self, make: Callable[[str, str], Session]) -> Session:
-        """Make a session from an id and a secret, and take it in.
+    def require_memory(self, more: int) -> None:
+        """Raise StateMemoryError if there is no room for so many more bytes of state."""
+        if self.state_bytes + more > self._limits.state_bytes:
+            raise StateMemoryError(
+                f"the sessions of this server hold {self.state_bytes} bytes of state, {more} more would be above the "
+                f"{self._limits.state_bytes} that they may; try again later, or with a smaller sensor",
+                headers={"Retry-After": str(self._seconds_to_free())},
+            )
+
+    async def open(self, id: str, make: Callable[[], Session], checkpoint: Checkpoint) -> Session:
+        """Take in a new session, here and in the store.
+
+        Parameters
+        ----------
+        id : str
+        make : callable
+            Makes the session.
+        checkpoint : Checkpoint
+            Its first one.
 
         Raises
         ------
         CapacityError
             If there is no room for another.
+        SessionExistsError
+            If there is a session of that id.
         """
         self.require_room()
-        session = make(secrets.token_urlsafe(12), secrets.token_urlsafe(24))
-        self._sessions[session.id] = session
+        exists = SessionExistsError(
+            f"there is a session {id!r} already; take it up with its token, or choose another id"
+        )
+        if id in self._sessions:
+            raise exists
+        session = make()
+        self.require_memory(session.state_bytes)
+        self._sessions[id] = session
+        try:
+            await session.keeper.begin(checkpoint)
+        except state_store.SessionExistsError:
+            self._sessions.pop(id, None)
+            raise exists from None
+        except BaseException:
+            self._sessions.pop(id, None)
+            raise
         return session
 
-    def get(self, id: str) -> Session:
-        """The session of that id.
+    async def get(self, id: str) -> Session:
+        """The session of that id, which has not ended.
 
         Raises
         ------
         UnknownSessionError
             If there is none, or it has ended.
+        CapacityError
+            If it is not here, and there is no room to take it up.
         """
-        session = self._sessions.get(id)
+        session = await self._find(id)
         if session is None or session.ended:
             raise UnknownSessionError("no such session; it may have ended, or been idle for too long")
         session.touch()
         return session
 
-    def resume(self, token: str) -> Session:
+    async def resume(self, token: str) -> Session:
         """The session that a resume token belongs to; for a while also one that has ended.
 
         Raises
         ------
         UnknownSessionError
             If there is none.
+        CapacityError
+            If it is not here, and there is no room to take it up.
         """
         id, _, secret = token.partition(".")
-        session = self._sessions.get(id)
-        if session is None or not secrets.compare_digest(session.secret.encode(), secret.encode(errors="replace")):
+        session = await self._find(id)
+        if session is None or not session.is_secret(secret):
             raise UnknownSessionError("no session has this token; it may have ended, or been idle for too long")
         return session
 
-    def remove(self, session: Session) -> None:
-        """Forget a session."""
-        session.close()
-        self._sessions.pop(session.id, None)
+    async def knows(self, id: str) -> bool:
+        """Whether there is a session of that id, here or in the store."""
+        if id in self._sessions:
+            return True
+        try:
+            return self._keeping.store.durable and await self._keeping.store.peek(id) is not None
+        except state_store.StateStoreError as error:
+            self._keeping.health.failed(error)
+            return False
 
-    def reap(self) -> None:
-        """Forget the sessions that nobody has used for too long."""
-        now = time.monotonic()
-        for session in list(self._sessions.values()):
-            limit = self._ended_seconds if session.ended else self._idle_seconds
-            if not session.busy and now - session.last_used > limit:
-                self.remove(session)
-                if not session.ended:
-                    logger.info("session %s was idle for %.0f s and has been freed", session.id, limit)
+    async def remove(self, session: Session, *, forget: bool = True) -> None:
+        """Forget a session; with ``forget``, in the store too."""
+        session.close()
+        if self._sessions.get(session.id) is session:
+            del self._sessions[session.id]
+        await session.keeper.close(forget=forget)
+
+    async def reap(self) -> None:
+        """Forget the sessions that nobody has used for too long, and those that have lived for too long."""
+        now, today = time.monotonic(), time.time()
+        for session in self.all:
+            silent_s = now - session.last_used
+            if session.closed and not session.busy:
+                await self.remove(session, forget=False)
+            elif not session.ended and today - session.spec.opened_at > self._limits.lifetime_s:
+                session.expel(
+                    RequestTimeoutError(f"the session has lived for {self._limits.lifetime_s:g} s, longer than it may")
+                )
+                await self.remove(session)
+            elif session.attached:
+                if silent_s > self._limits.attached_idle_s:
+                    session.expel(RequestTimeoutError(f"nothing has come for {self._limits.attached_idle_s:g} s"))
+                await session.keeper.refresh()
+            elif not session.busy:
+                limit = self._limits.ended_s if session.ended else self._limits.idle_s
+                if silent_s > limit:
+                    if not session.ended:
+                        logger.info("session %s was idle for %.0f s and has been freed", session.id, limit)
+                    await self.remove(session)
 
     async def reap_forever(self, every_seconds: float) -> None:
         """Call ``reap`` now and then, until cancelled."""
         while True:
             await asyncio.sleep(every_seconds)
-            self.reap()
+            await self.reap()
+
+    async def _find(self, id: str) -> Session | None:
+        """The session of that id, taken up from the store if it is not here or another server has had it since."""
+        store = self._keeping.store
+        if not store.durable:
+            return self._sessions.get(id)
+        if len(id) > 64:
+            return None
+        async with self._finding.setdefault(id, asyncio.Lock()):
+            return await self._find_durable(id)
+
+    async def _find_durable(self, id: str) -> Session | None:
+        session = self._sessions.get(id)
+        store = self._keeping.store
+        try:
+            if session is not None:
+                epoch = session.keeper.epoch
+                if not epoch or await store.owns(id, epoch):
+                    return session
+                session.expel(SessionMovedError("another replica has taken up this session"))
+                await self.remove(session, forget=False)
+                session = None
+            if self.active >= self._limits.sessions and await store.peek(id) is not None:
+                self.require_room()
+            claim = await store.claim(id)
+        except state_store.StateStoreError as error:
+            self._keeping.health.failed(error)
+            # What is here is the best that there is.
+            return session
+        if claim is None or self._revive is None:
+            return None
+        session = await self._revive(claim)
+        self._sessions[id] = session
+        self._keeping.metrics.count_takeover()
+        logger.info("session %s has been taken up at message %d", id, session.next_sequence)
+        return session
 
     def _seconds_to_free(self) -> int:
         """When the session that has been silent longest would be freed, in whole seconds."""
         now = time.monotonic()
         silent = [now - s.last_used for s in self._sessions.values() if not s.busy and not s.ended]
-        return max(1, round(self._idle_seconds - max(silent, default=0.0)))
+        return max(1, round(self._limits.idle_s - max(silent, default=0.0)))
+
+
+def new_id() -> str:
+    """An id that nobody else has."""
+    return secrets.token_urlsafe(12)
+
+
+def new_secret() -> str:
+    """What a session is taken up again with."""
+    return secrets.token_urlsafe(24)

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from models.events import EventBatch, SensorSize
+from models.runtime.model import WindowInput
 from models.runtime.state import State
-from service.errors import FieldError, SensorMismatchError, SequenceError, SessionInUseError, UnknownSessionError
+from service.errors import (
+    BacklogError,
+    FieldError,
+    SensorMismatchError,
+    SequenceError,
+    ServiceError,
+    SessionInUseError,
+    SessionMovedError,
+    UnknownSessionError,
+)
 from service.metrics import ServiceMetrics
 from service.streaming.answers import Answer, AnswerFormat, Arrival, build_answer
+from service.streaming.backlog import Backlog, Policy, drop
+from service.streaming.checkpoints import Checkpoint
 from service.streaming.engine import Engine
-from service.streaming.windows import Window, WindowStream
+from service.streaming.keeper import Keeper, Keeping, Standing
+from service.streaming.scheduler import Scheduler
+from service.streaming.snapshots import Progress, Recent, SessionSpec, session_checkpoint
+from service.streaming.state_store import FencedError
+from service.streaming.windowing import EventStream, Window
 
 if TYPE_CHECKING:
     from models.runtime.model import SegmentationModel
@@ -22,11 +42,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Events of a sensor; if ``until_us`` is given, every event before that time has been sent with them."""
+    """Events of a sensor.
+
+    If ``until_us`` is given, every event before that time has been sent with them; with ``flush``, the open window is
+    then answered as well.
+    """
 
     events: EventBatch
     sensor: SensorSize
     until_us: int | None = None
+    flush: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +62,21 @@ class Advance:
 
 
 @dataclass(frozen=True, slots=True)
+class Flush:
+    """Answer the open window now, if it holds events."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reset:
     """Membranes to rest, windows from 0 again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Go on from a snapshot: its membranes and its place in the stream."""
+
+    stream: EventStream
+    membranes: State | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +84,34 @@ class End:
     """Close the open window and end the session."""
 
 
-Command = Events | Advance | Reset | End
+Command = Events | Advance | Flush | Reset | Restore | End
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """Everything that a message changes, replaced as a whole once all of its windows are answered.
+class Workplace:
+    """What all sessions work with.
 
     Attributes
     ----------
-    stream : WindowStream
-    membranes : State
-    next_sequence : int
-        Number of the message that comes next.
-    ended : bool
-        Whether the last message was the stream's end.
+    engine : Engine
+    scheduler : Scheduler
+    metrics : ServiceMetrics
+    keeping : Keeping
+    replay_bytes : int
+        Answers that each session keeps for clients that lost them.
+    max_waiting : int
+        Most requests of one session that wait for their turn.
+    require_memory : callable
+        Raises StateMemoryError if there is no room for so many more bytes of state.
     """
 
-    stream: WindowStream
-    membranes: State
-    next_sequence: int = 1
-    ended: bool = False
+    engine: Engine
+    scheduler: Scheduler
+    metrics: ServiceMetrics
+    keeping: Keeping
+    replay_bytes: int
+    max_waiting: int
+    require_memory: Callable[[int], object]
 
 
 class Attachment:
@@ -76,21 +121,21 @@ class Attachment:
     ----------
     since : int
         Number of the first message that this connection, and none before it, can have had applied.
-    evicted : bool
-        Whether another connection has asked for the session.
+    evicted : ServiceError or None
+        Why the connection must let go, if it must.
     released : asyncio.Event
         Set once the connection has let go.
     """
 
     def __init__(self, evict: Callable[[], object], since: int) -> None:
         self.since = since
-        self.evicted = False
+        self.evicted: ServiceError | None = None
         self.released = asyncio.Event()
         self._evict = evict
 
-    def evict(self) -> None:
+    def evict(self, why: ServiceError) -> None:
         """Ask the connection to let go; ``released`` tells when it has."""
-        self.evicted = True
+        self.evicted = why
         self._evict()
 
 
@@ -99,57 +144,61 @@ class Session:
 
     Parameters
     ----------
-    id, secret : str
-        The public name, and what a client shows to take the session up again.
+    spec : SessionSpec
     model : SegmentationModel
-    sensor : SensorSize
-    start : Progress
-        Where the session begins: no events, membranes at rest.
-    form : AnswerFormat
-        How answers are given unless a request asks for something else.
-    engine : Engine
-    metrics : ServiceMetrics
-    replay_bytes : int
-        Answers kept for clients that lost them.
+    progress : Progress
+        Where the session begins, or goes on.
+    place : Workplace
+    epoch : int
+        The session's in the state store; 0 if the store does not have it.
+    recent : mapping, optional
+        Answers to the latest messages, by message number.
     """
 
     def __init__(
         self,
-        id: str,
-        secret: str,
+        spec: SessionSpec,
         model: SegmentationModel,
-        sensor: SensorSize,
-        start: Progress,
-        form: AnswerFormat,
+        progress: Progress,
+        place: Workplace,
         *,
-        engine: Engine,
-        metrics: ServiceMetrics,
-        replay_bytes: int,
+        epoch: int = 0,
+        recent: Recent | None = None,
     ) -> None:
-        self.id = id
-        self.secret = secret
+        self.spec = spec
         self.model = model
-        self.sensor = sensor
-        self.form = form
         self.last_used = time.monotonic()
-        self._progress = start
-        self._engine = engine
-        self._metrics = metrics
-        self._replay_bytes = replay_bytes
-        self._recent: dict[int, tuple[Answer, ...]] = {}
+        self._progress = progress
+        self._place = place
+        self._recent: dict[int, tuple[Answer, ...]] = dict(recent or {})
+        self._unkept_bytes = 0
         self._lock = asyncio.Lock()
+        self._waiting = 0
         self._attachment: Attachment | None = None
         self._closed = False
+        acked = progress.next_sequence - 1
+        self.keeper = Keeper(spec.id, epoch, acked if epoch else 0, place.keeping, self._standing)
+        self.keeper.on_fenced = self._lose
 
     @property
-    def resume_token(self) -> str:
-        """What a client shows to take the session up again."""
-        return f"{self.id}.{self.secret}"
+    def id(self) -> str:
+        """Its public name."""
+        return self.spec.id
 
     @property
-    def window_us(self) -> int:
-        """Length of a window in microseconds."""
-        return self._progress.stream.window_us
+    def sensor(self) -> SensorSize:
+        """The sensor whose events it takes."""
+        return self.spec.sensor
+
+    @property
+    def form(self) -> AnswerFormat:
+        """How answers are given unless a request asks for something else."""
+        return self.spec.form
+
+    @property
+    def backlog(self) -> Backlog:
+        """How it deals with windows that wait."""
+        return self.spec.backlog
 
     @property
     def next_sequence(self) -> int:
@@ -162,13 +211,28 @@ class Session:
         return self._progress.stream.index
 
     @property
+    def stream(self) -> EventStream:
+        """Where its windows stand."""
+        return self._progress.stream
+
+    @property
+    def acked(self) -> int:
+        """Number of the last message whose effect is in the state store."""
+        return self.keeper.acked
+
+    @property
     def ended(self) -> bool:
         """Whether the client has ended the stream."""
         return self._progress.ended
 
     @property
+    def closed(self) -> bool:
+        """Whether it takes no more messages: it was removed, or another replica has it."""
+        return self._closed
+
+    @property
     def state_bytes(self) -> int:
-        """Bytes that the membranes and pending events take."""
+        """Bytes that the membranes and held events take."""
         return self._progress.membranes.nbytes + self._progress.stream.nbytes
 
     @property
@@ -181,6 +245,10 @@ class Session:
         """Whether a connection holds the session, or a message is under way."""
         return self.attached or self._lock.locked()
 
+    def is_secret(self, secret: str) -> bool:
+        """Whether this is what the session is taken up again with."""
+        return secrets.compare_digest(self.spec.secret_digest, digest(secret))
+
     async def attach(self, evict: Callable[[], object]) -> Attachment:
         """Hold the session for a connection; whichever held it before is made to let go.
 
@@ -189,11 +257,11 @@ class Session:
         Parameters
         ----------
         evict : callable
-            Called when another connection takes the session up; must lead to a ``detach`` soon.
+            Called when the connection must let go; must lead to a ``detach`` soon.
         """
         while True:
             while (previous := self._attachment) is not None:
-                previous.evict()
+                previous.evict(SessionInUseError("another connection has taken up this session"))
                 await previous.released.wait()
             # A request without a connection may be under way; what it changes must show in ``next_sequence``.
             async with self._lock:
@@ -205,8 +273,14 @@ class Session:
         """Let go of the session; it can be resumed."""
         if self._attachment is attachment:
             self._attachment = None
+            self.keeper.on_acked = lambda: None
         self.touch()
         attachment.released.set()
+
+    def expel(self, why: ServiceError) -> None:
+        """Make the connection that holds the session, if any, let go."""
+        if self._attachment is not None:
+            self._attachment.evict(why)
 
     def close(self) -> None:
         """Take no more messages."""
@@ -247,41 +321,58 @@ class Session:
 
     async def process(
         self,
-        command: Command,
+        commands: Sequence[Command],
         form: AnswerFormat,
         arrival: Arrival,
         *,
         sequence: int | None = None,
         holder: Attachment | None = None,
     ) -> AsyncGenerator[Answer, None]:
-        """Take one message; yield the answer to each window that it closes, as soon as it is computed.
+        """Take messages; yield the answer to each window that they close, as soon as it is computed.
 
         The session moves on only after the last answer has been taken. Close the iterator before, or cancel it, and
-        the session is as if the message had never come. Messages are taken one at a time, in the order of the calls.
+        the session is as if the messages had never come. They are taken in the order of the calls; the windows of
+        messages that come in one call wait together, as the session's backlog has it.
 
         Parameters
         ----------
-        command : Command
+        commands : sequence of Command
+            One; or several ``Events`` and ``Advance``.
         form : AnswerFormat
         arrival : Arrival
+            Of the last of them.
         sequence : int, optional
-            The message's number; without it, the message is the next one. For a number that was seen before the
-            answers are those of ``earlier``.
+            The first message's number; without it, it is the next one. For a number that was seen before the answers
+            are those of ``earlier``.
         holder : Attachment, optional
             Of the connection that calls.
 
         Raises
         ------
+        BacklogError
+            If too many calls wait already.
         SequenceError
             If ``sequence`` skips.
         UnusableInputError
-            If the message cannot be used.
+            If a message cannot be used.
+        StateMemoryError
+            If there is no room for the events of the open window.
         UnknownSessionError
             If the session has ended.
         SessionInUseError
-            If a connection holds the session that is not the caller's.
+            If a connection holds the session that is not the caller's, or another replica has it.
         """
-        async with self._lock:
+        if self._waiting >= self._place.max_waiting:
+            raise BacklogError(
+                f"{self._waiting} requests of this session wait already; send the next when one is answered",
+                headers={"Retry-After": "1"},
+            )
+        self._waiting += 1
+        try:
+            await self._lock.acquire()
+        finally:
+            self._waiting -= 1
+        try:
             if self._attachment is not holder:
                 self.require_free()
             before = self._progress
@@ -292,65 +383,175 @@ class Session:
             if before.ended or self._closed:
                 raise UnknownSessionError("the session has ended")
             self.touch()
-            windows, after = await self._engine.offload(self._plan, command, before)
-            membranes = after.membranes
+            windows, after = await self._place.engine.offload(self._plan, commands, before)
+            if (growth := after.stream.nbytes - before.stream.nbytes) > 0:
+                self._place.require_memory(growth)
             kept: list[Answer] = []
             kept_bytes = 0
-            for window in windows:
-                timed = await self._engine.segment(self.model, membranes, window.events, self.sensor)
-                membranes = timed.segmentation.state
-                self._metrics.observe_window(
-                    self.model.name, len(window.events), timed.segmentation.activity, timed.wait_s, timed.compute_s
-                )
-                answer = await self._engine.offload(
-                    build_answer,
-                    window,
-                    timed,
-                    self.model.classes,
-                    form,
-                    acked=before.next_sequence - 1,
-                    arrival=arrival,
-                )
-                self._metrics.observe_encode(answer.metadata["latency_ms"]["encode"] / 1e3)
+            membranes = after.membranes
+            at_rest = after.at_rest
+            queue = deque(windows)
+            while queue:
+                window = queue.popleft()
+                due = self._due(arrival)
+                if queue and self._is_too_late(due):
+                    queue[0] = drop([window], queue[0])
+                    continue
+                answer, membranes = await self._answer(window, membranes, form, arrival, due)
+                at_rest = False
                 kept_bytes += answer.nbytes
-                if kept_bytes <= self._replay_bytes:
+                if kept_bytes <= self._place.replay_bytes:
                     kept.append(answer)
                 yield answer
             # No await between here and the end: state, window number and message number change together.
             # An ended session is kept for its answers only, and beyond max_sessions: it must not hold membranes.
-            self._progress = replace(after, membranes=State({}) if after.ended else membranes)
-            if kept_bytes <= self._replay_bytes:
-                self._keep(before.next_sequence, tuple(kept))
+            membranes = State({}) if after.ended else membranes
+            self._progress = replace(after, membranes=membranes, at_rest=at_rest)
+            if kept_bytes <= self._place.replay_bytes:
+                self._keep(after.next_sequence - 1, tuple(kept))
             self.touch()
+            self.keeper.moved()
+            if self._unkept_bytes > self._place.replay_bytes // 2 or after.ended:
+                self.keeper.hurry()
+        finally:
+            self._lock.release()
 
-    def _plan(self, command: Command, before: Progress) -> tuple[list[Window], Progress]:
-        """The windows that a message closes, and where the session stands after it, but for the membranes."""
-        stream, membranes, ended = before.stream, before.membranes, False
+    async def keep(self) -> None:
+        """Have everything up to now in the state store, if the store can be used.
+
+        Raises
+        ------
+        SessionMovedError
+            If another replica has taken up the session.
+        """
+        try:
+            await self.keeper.keep()
+        except FencedError:
+            raise SessionMovedError(
+                "another replica has taken up this session; ask again", headers={"Retry-After": "0"}
+            ) from None
+
+    def snapshot(self, *, public: bool = False) -> Callable[[], Checkpoint]:
+        """How to make a checkpoint of the present moment; cheap, what it gives may be called on another thread.
+
+        Parameters
+        ----------
+        public : bool
+            Without what is between this server and the client alone: the secret and the kept answers.
+        """
+        if public:
+            return partial(session_checkpoint, replace(self.spec, secret_digest=b""), self._progress, {})
+        return partial(session_checkpoint, self.spec, self._progress, dict(self._recent))
+
+    def _standing(self) -> Standing:
+        make = self.snapshot()
+
+        async def build() -> Checkpoint:
+            self._unkept_bytes = 0
+            return await self._place.engine.offload(make)
+
+        return Standing(self._progress.next_sequence - 1, build)
+
+    def _lose(self) -> None:
+        """Another replica has the session."""
+        self._closed = True
+        self.expel(SessionMovedError("another replica has taken up this session"))
+
+    def _is_too_late(self, due: float | None) -> bool:
+        """Whether a window that is due then is not worth computing any more."""
+        return self.backlog.policy is Policy.DROP_OLDEST and due is not None and time.perf_counter() > due
+
+    def _due(self, arrival: Arrival) -> float | None:
+        return None if self.backlog.deadline_s is None else arrival.at + self.backlog.deadline_s
+
+    async def _answer(
+        self, window: Window, membranes: State, form: AnswerFormat, arrival: Arrival, due: float | None
+    ) -> tuple[Answer, State]:
+        """The answer to one window, and the membranes after it."""
+        metrics = self._place.metrics
+        idle = window.gap + window.dropped
+        if window.restart:
+            membranes, idle = await self._place.engine.offload(self.model.initial_state, self.sensor), 0
+        asked = time.perf_counter()
+        timed = await self._place.scheduler.segment(
+            self.model, WindowInput(membranes, window.events, self.sensor, idle), due=due
+        )
+        missed = due is not None and asked + timed.wait_s > due
+        if missed:
+            metrics.count_missed_deadline()
+        metrics.observe_window(
+            self.model.name, len(window.events), timed.segmentation.activity, timed.wait_s, timed.compute_s
+        )
+        metrics.observe_skipped(
+            self.model.name,
+            gap=window.gap,
+            dropped=window.dropped,
+            merged=window.count - 1,
+            late_events=window.late,
+        )
+        answer = await self._place.engine.offload(
+            build_answer,
+            window,
+            timed,
+            self.model.classes,
+            form,
+            acked=self.acked,
+            arrival=arrival,
+            deadline_missed=missed,
+        )
+        metrics.observe_encode(answer.metadata["latency_ms"]["encode"] / 1e3)
+        return answer, timed.segmentation.state
+
+    def _plan(self, commands: Sequence[Command], before: Progress) -> tuple[list[Window], Progress]:
+        """The windows that are to be computed, and where the session stands after them, but for the membranes."""
+        stream, membranes, at_rest, ended = before.stream, before.membranes, before.at_rest, False
         windows: list[Window] = []
-        match command:
-            case Events(events, sensor, until_us):
-                if sensor != self.sensor:
-                    message = f"the packet is of a {sensor} sensor, the session of {self.sensor}"
-                    raise SensorMismatchError(message, [FieldError("width", message), FieldError("height", message)])
-                windows, stream = stream.push(events)
-                if until_us is not None:
-                    more, stream = stream.advance(until_us, already=len(windows))
-                    windows += more
-            case Advance(until_us):
-                windows, stream = stream.advance(until_us)
-            case Reset():
-                stream, membranes = stream.restart(), self.model.initial_state(self.sensor)
-            case End():
-                windows, stream = stream.finish()
-                ended = True
-        return windows, Progress(stream, membranes, before.next_sequence + 1, ended)
+        for command in commands:
+            closed: list[Window] = []
+            match command:
+                case Events():
+                    closed, stream = self._take_events(command, stream)
+                case Advance(until_us):
+                    closed, stream = stream.advance(until_us)
+                case Flush():
+                    closed, stream = stream.flush()
+                case Reset():
+                    stream, membranes, at_rest = stream.restart(), self.model.initial_state(self.sensor), True
+                case Restore(stream, restored):
+                    at_rest = restored is None
+                    membranes = self.model.initial_state(self.sensor) if restored is None else restored
+                case End():
+                    closed, stream = stream.flush()
+                    ended = True
+            windows += closed
+        after = Progress(stream, membranes, before.next_sequence + len(commands), ended, at_rest)
+        return self.backlog.relieve(windows), after
+
+    def _take_events(self, command: Events, stream: EventStream) -> tuple[list[Window], EventStream]:
+        if command.sensor != self.sensor:
+            message = f"the packet is of a {command.sensor} sensor, the session of {self.sensor}"
+            raise SensorMismatchError(message, [FieldError("width", message), FieldError("height", message)])
+        windows, stream = stream.push(command.events)
+        if command.until_us is not None:
+            more, stream = stream.advance(command.until_us, already=len(windows))
+            windows += more
+        if command.flush:
+            more, stream = stream.flush()
+            windows += more
+        return windows, stream
 
     def _keep(self, sequence: int, answers: tuple[Answer, ...]) -> None:
         """Keep a message's answers, and forget the oldest ones that no longer fit."""
         if not answers:
             return
         self._recent[sequence] = answers
+        self._unkept_bytes += sum(answer.nbytes for answer in answers)
         total = sum(answer.nbytes for kept in self._recent.values() for answer in kept)
-        while total > self._replay_bytes:
+        while total > self._place.replay_bytes:
             oldest = self._recent.pop(next(iter(self._recent)))
             total -= sum(answer.nbytes for answer in oldest)
+
+
+def digest(secret: str) -> bytes:
+    """What is kept of a secret."""
+    return hashlib.sha256(secret.encode(errors="replace")).digest()

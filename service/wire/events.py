@@ -50,13 +50,15 @@ class EventPacket:
     events: EventBatch
 
 
-def decode_packet(data: bytes | memoryview) -> EventPacket:
+def decode_packet(data: bytes | memoryview, *, ordered: bool = True) -> EventPacket:
     """Read exactly one packet.
 
     Parameters
     ----------
     data : bytes
         A header of 32 bytes and its records, nothing after them.
+    ordered : bool
+        Whether times must not run back.
 
     Returns
     -------
@@ -69,13 +71,13 @@ def decode_packet(data: bytes | memoryview) -> EventPacket:
         If the bytes are no such packet, an event lies outside the packet's sensor, or a time is negative, later than
         ``MAX_TIME_US`` or earlier than the one before it. The message gives the first event that is to blame.
     """
-    packet, end = _decode_at(memoryview(data), 0)
+    packet, end = _decode_at(memoryview(data), 0, ordered)
     if end != len(data):
         raise PacketError(f"{len(data) - end} bytes follow the packet's last record", "count")
     return packet
 
 
-def decode_packets(data: bytes | memoryview, *, most: int | None = None) -> list[EventPacket]:
+def decode_packets(data: bytes | memoryview, *, most: int | None = None, ordered: bool = True) -> list[EventPacket]:
     """Read packets that stand one after the other.
 
     Parameters
@@ -83,6 +85,8 @@ def decode_packets(data: bytes | memoryview, *, most: int | None = None) -> list
     data : bytes
     most : int, optional
         Most packets; each takes a while to read, even an empty one.
+    ordered : bool
+        Whether times must not run back, within a packet or from one to the next.
 
     Returns
     -------
@@ -102,14 +106,14 @@ def decode_packets(data: bytes | memoryview, *, most: int | None = None) -> list
         if len(packets) == most:
             raise PacketError(f"there are more than {most} packets; send larger ones, or fewer at once")
         try:
-            packet, offset = _decode_at(view, offset)
+            packet, offset = _decode_at(view, offset, ordered)
         except PacketError as error:
             raise PacketError(f"packet {len(packets)}: {error}", error.field) from None
         if packets and packet.sensor != packets[0].sensor:
             raise PacketError(
                 f"packet {len(packets)} is of a {packet.sensor} sensor, those before it of {packets[0].sensor}", "width"
             )
-        if len(packet.events):
+        if ordered and len(packet.events):
             first = int(packet.events.t[0])
             if first < latest:
                 raise PacketError(f"packet {len(packets)} begins at {first} µs, before {latest} µs was reached", "t")
@@ -125,6 +129,7 @@ def encode_packet(
     seq: int = 0,
     encoding: EventEncoding = EventEncoding.COMPACT,
     time_base: int | None = None,
+    ordered: bool = True,
 ) -> bytes:
     """Write one packet.
 
@@ -137,7 +142,9 @@ def encode_packet(
         The producer's packet counter.
     encoding : EventEncoding
     time_base : int, optional
-        Microseconds; the first event's time if not given.
+        Microseconds; the earliest event's time if not given.
+    ordered : bool
+        Whether times must not run back.
 
     Raises
     ------
@@ -145,13 +152,13 @@ def encode_packet(
         If the events break a rule of the packet, or their times do not fit ``encoding``.
     """
     if time_base is None:
-        time_base = int(events.t[0]) if len(events) else 0
+        time_base = int(events.t.min()) if len(events) else 0
     _check_header(seq, time_base, sensor, encoding)
-    check_events(events, sensor)
+    check_events(events, sensor, ordered=ordered)
     records = np.empty(len(events), encoding.record)
     records["x"] = events.x
     if encoding is EventEncoding.COMPACT:
-        if len(events) and not 0 <= int(events.t[0]) - time_base <= int(events.t[-1]) - time_base < 2**32:
+        if len(events) and not 0 <= int(events.t.min()) - time_base <= int(events.t.max()) - time_base < 2**32:
             raise PacketError(f"the events' times do not lie within 2**32 µs after the time base {time_base} µs", "t")
         records["dt"] = events.t - time_base
         records["y"] = events.y | (events.p.astype(np.uint16) << 15)
@@ -200,7 +207,7 @@ def encode_packets(
             seq += 1
 
 
-def events_from_json(data: bytes | str) -> EventBatch:
+def events_from_json(data: bytes | str, *, ordered: bool = True) -> EventBatch:
     """Read ``{"t": […], "x": […], "y": […], "p": […]}``, arrays of integers of equal length.
 
     Raises
@@ -225,7 +232,7 @@ def events_from_json(data: bytes | str) -> EventBatch:
         raise PacketError(f"t, x, y and p must be of equal length, got {list(lengths.values())}", "t")
     if len(columns["p"]):
         _refuse_above(1, "p", columns["p"], "is neither 0 (OFF) nor 1 (ON)")
-    _check_times(columns["t"])
+    _check_times(columns["t"], ordered)
     return EventBatch(
         columns["t"], columns["x"].astype(np.uint16), columns["y"].astype(np.uint16), columns["p"].astype(np.uint8)
     )
@@ -237,8 +244,8 @@ def events_to_json(events: EventBatch) -> str:
     return json.dumps(columns, separators=(",", ":"))
 
 
-def check_events(events: EventBatch, sensor: SensorSize) -> None:
-    """Hold events against a sensor and against the clock.
+def check_events(events: EventBatch, sensor: SensorSize, *, ordered: bool = True) -> None:
+    """Hold events against a sensor and against the clock; times may run back if they need not be ``ordered``.
 
     Raises
     ------
@@ -251,10 +258,10 @@ def check_events(events: EventBatch, sensor: SensorSize) -> None:
     _refuse_above(sensor.width - 1, "x", events.x, f"is outside the {sensor} sensor")
     _refuse_above(sensor.height - 1, "y", events.y, f"is outside the {sensor} sensor")
     _refuse_above(1, "p", events.p, "is neither 0 (OFF) nor 1 (ON)")
-    _check_times(events.t)
+    _check_times(events.t, ordered)
 
 
-def _decode_at(view: memoryview, start: int) -> tuple[EventPacket, int]:
+def _decode_at(view: memoryview, start: int, ordered: bool) -> tuple[EventPacket, int]:
     """The packet that begins at ``start``, and where it ends."""
     left = len(view) - start
     if left < HEADER.size:
@@ -278,7 +285,7 @@ def _decode_at(view: memoryview, start: int) -> tuple[EventPacket, int]:
         )
     records = np.frombuffer(view[begin:end], encoding.record)
     events = _compact_events(records, time_base) if encoding is EventEncoding.COMPACT else _wide_events(records)
-    check_events(events, sensor)
+    check_events(events, sensor, ordered=ordered)
     return EventPacket(seq, sensor, events), end
 
 
@@ -311,18 +318,21 @@ def _check_header(seq: int, time_base: int, sensor: SensorSize, encoding: EventE
             raise PacketError(f"the sensor's {field} {size} is not between 1 and {most}", field)
 
 
-def _check_times(t: NDArray[np.int64]) -> None:
+def _check_times(t: NDArray[np.int64], ordered: bool = True) -> None:
     if not len(t):
         return
-    back = t[1:] < t[:-1]
-    if back.any():
-        at = int(back.argmax()) + 1
-        raise PacketError(f"t[{at}] = {t[at]} µs is earlier than t[{at - 1}] = {t[at - 1]} µs", "t")
-    # Ordered by now, so that the ends tell of all.
-    if t[0] < 0:
-        raise PacketError(f"t[0] = {t[0]} µs is negative", "t")
-    if t[-1] > MAX_TIME_US:
-        at = int(np.searchsorted(t, MAX_TIME_US, "right"))
+    if ordered:
+        back = t[1:] < t[:-1]
+        if back.any():
+            at = int(back.argmax()) + 1
+            raise PacketError(f"t[{at}] = {t[at]} µs is earlier than t[{at - 1}] = {t[at - 1]} µs", "t")
+    # If they are ordered, the ends tell of all.
+    lowest, highest = (t[0], t[-1]) if ordered else (t.min(), t.max())
+    if lowest < 0:
+        at = int((t < 0).argmax())
+        raise PacketError(f"t[{at}] = {t[at]} µs is negative", "t")
+    if highest > MAX_TIME_US:
+        at = int((t > MAX_TIME_US).argmax())
         raise PacketError(f"t[{at}] = {t[at]} µs is later than {MAX_TIME_US} µs", "t")
 
 

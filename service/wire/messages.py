@@ -25,8 +25,26 @@ class MessageType(IntEnum):
     ADVANCE = 2
     RESET = 3
     END = 4
+    FLUSH = 5
     RESULT = 129
     ACK = 130
+    GOAWAY = 131
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """What an ``ACK`` says beside the number of the message that it answers.
+
+    Attributes
+    ----------
+    acked : int
+        Number of the last message whose effect the service will not lose; a client keeps those after it.
+    credit : int
+        Further messages that the service takes up at once.
+    """
+
+    acked: int
+    credit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +131,50 @@ def encode_end(sequence: int) -> bytes:
     return encode_message(MessageType.END, sequence)
 
 
-def encode_ack(sequence: int) -> bytes:
-    """An ``ACK`` of the client message with this number."""
-    return encode_message(MessageType.ACK, sequence, json.dumps({"acked": sequence}, separators=(",", ":")).encode())
+def encode_flush(sequence: int) -> bytes:
+    """A ``FLUSH`` message."""
+    return encode_message(MessageType.FLUSH, sequence)
 
 
-def decode_ack(payload: bytes | memoryview) -> int:
-    """The message number that an ``ACK`` carries."""
-    acked = _object(payload).get("acked")
-    if type(acked) is not int:
-        raise MessageError("an ACK carries the number of a message", "acked")
-    return acked
+def encode_ack(sequence: int, acked: int, credit: int) -> bytes:
+    """An ``ACK``: all results up to the client message with this number have been sent."""
+    return encode_message(MessageType.ACK, sequence, _json({"acked": acked, "credit": credit}))
+
+
+def decode_ack(payload: bytes | memoryview) -> Acknowledgement:
+    """What an ``ACK`` carries.
+
+    Raises
+    ------
+    MessageError
+        If a number is missing or negative.
+    """
+    document = _object(payload)
+    numbers = {}
+    for field in ("acked", "credit"):
+        value = document.get(field)
+        if type(value) is not int or value < 0:
+            raise MessageError(f"an ACK carries {field}, a number", field)
+        numbers[field] = value
+    return Acknowledgement(**numbers)
+
+
+def encode_goaway(sequence: int, reason: str) -> bytes:
+    """A ``GOAWAY``: the server is about to close; messages up to this number are kept for whoever takes over."""
+    return encode_message(MessageType.GOAWAY, sequence, _json({"reason": reason}))
+
+
+def decode_goaway(payload: bytes | memoryview) -> str:
+    """Why the server goes."""
+    reason = _object(payload).get("reason")
+    if not isinstance(reason, str):
+        raise MessageError("a GOAWAY carries its reason", "reason")
+    return reason
 
 
 def encode_result(window: int, metadata: dict[str, Any], mask: bytes) -> bytes:
     """A ``RESULT`` message: the metadata of a window as JSON, then its encoded mask."""
-    text = json.dumps(metadata, separators=(",", ":")).encode()
+    text = _json(metadata)
     return encode_message(MessageType.RESULT, window, _LENGTH.pack(len(text)) + text + mask)
 
 
@@ -166,6 +212,10 @@ def _decode_at(view: memoryview, start: int) -> tuple[Message, int]:
     if begin + length > len(view):
         raise MessageError(f"the header says {length} bytes of payload, {len(view) - begin} are there", "length")
     return Message(type, sequence, view[begin : begin + length]), begin + length
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def _object(payload: bytes | memoryview) -> dict[str, Any]:

@@ -183,9 +183,13 @@ class RefusedError(Exception):
 class Stream:
     """One WebSocket connection; ``greet`` is the hello, text or not."""
 
-    def __init__(self, server: str, greet: dict[str, Any] | str | bytes | None = None) -> None:
+    def __init__(
+        self, server: str, greet: dict[str, Any] | str | bytes | None = None, *, session: str | None = None
+    ) -> None:
         self._closing = contextlib.ExitStack()
         address = server.replace("http", "ws", 1) + "/v1/stream"
+        if session is not None:
+            address += f"?session={session}"
         self.socket: ClientConnection = self._closing.enter_context(
             connect(address, compression=None, max_size=None, open_timeout=PATIENCE_S, ping_interval=None)
         )
@@ -193,6 +197,7 @@ class Stream:
         self.socket.send(json.dumps(greet) if isinstance(greet, dict) else greet)
         self.welcome: dict[str, Any] = json.loads(self._receive())
         self.sequence: int = self.welcome["next_sequence"]
+        self.acked: int = self.welcome["acked"]
 
     @classmethod
     def resume(cls, server: str, token: str, **fields: Any) -> Self:
@@ -222,6 +227,10 @@ class Stream:
         """Membranes to rest."""
         return self.call(messages.encode_reset)
 
+    def flush(self) -> list[Result]:
+        """Have the open window answered."""
+        return self.call(messages.encode_flush)
+
     def end(self) -> list[Result]:
         """End the session."""
         return self.call(messages.encode_end)
@@ -239,7 +248,12 @@ class Stream:
         while True:
             message = self.message()
             if message.type is MessageType.ACK:
-                assert messages.decode_ack(message.payload) == message.sequence == sequence
+                ack = messages.decode_ack(message.payload)
+                self.acked = ack.acked
+                if message.sequence < sequence:
+                    # Word of what reached the state store since.
+                    continue
+                assert message.sequence == sequence
                 return results
             assert message.type is MessageType.RESULT
             results.append(read_result(message.payload))

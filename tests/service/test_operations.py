@@ -15,8 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from models.events import EventBatch
 from service.settings import Settings
+from service.wire import messages
 from service.wire.aedat4 import write_aedat4
 from service.wire.events import MEDIA_TYPE, decode_packets
+from service.wire.messages import MessageType
 from tests.service.harness import (
     REPOSITORY,
     SENSOR,
@@ -47,7 +49,9 @@ def value(metrics: dict[str, Metric], family: str, sample: str, **labels: str) -
 
 def test_health(http: httpx.Client) -> None:
     assert http.get("/v2/health/live").json() == {"live": True}
-    assert http.get("/v2/health/ready").json() == {"ready": True}
+    document = http.get("/v2/health/ready").json()
+    assert (document["ready"], document["model"], document["draining"]) == (True, "loaded", False)
+    assert document["store"] == {"kind": "memory", "available": True, "problem": None}
 
 
 def test_metrics_count_what_happens(http: httpx.Client) -> None:
@@ -168,6 +172,9 @@ def test_a_stop_with_clients_connected_is_a_clean_stop() -> None:
         stream = Stream(url, hello(sensor={"width": 346, "height": 260}))
         HttpSession(httpx.Client(base_url=url))
         stream.advance(5)
+    farewell = stream.message()
+    assert (farewell.type, farewell.sequence) == (MessageType.GOAWAY, 1)
+    assert "stop" in messages.decode_goaway(farewell.payload)
     assert stream.refusal().code == 1012
 
 

@@ -53,7 +53,8 @@ def test_a_session_says_what_a_welcome_says(http: httpx.Client) -> None:
     assert response.headers["location"] == f"/v1/sessions/{document['session']}"
     assert set(document) == {
         *("session", "resume", "model", "classes", "unlabelled", "sensor", "window", "mask", "metrics"),
-        *("next_sequence", "next_window", "max_message_bytes"),
+        *("gaps", "time", "queue", "deadline_ms", "next_sequence", "next_window", "acked", "credit"),
+        "max_message_bytes",
     }
     looked_up = http.get(response.headers["location"]).json()
     assert looked_up.pop("state_bytes") > 0

@@ -78,7 +78,8 @@ def test_windows_are_numbered_and_complete(reference: list[Result], events: Even
 def test_metadata_of_a_result(reference: list[Result]) -> None:
     metadata = reference[1].metadata
     assert set(metadata) == {
-        *("window", "t_start", "t_end", "events", "mask", "activity", "latency_ms", "class_share", "acked")
+        *("window", "t_start", "t_end", "events", "windows", "skipped", "mask", "activity", "latency_ms"),
+        *("deadline_missed", "batch", "class_share", "acked"),
     }
     assert set(metadata["latency_ms"]) == {"decode", "wait", "compute", "encode", "total"}
     assert all(value >= 0 for value in metadata["latency_ms"].values())

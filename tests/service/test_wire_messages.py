@@ -61,17 +61,33 @@ def test_advance_round_trip(sequence: int, until_us: int) -> None:
             messages.decode_advance(wrong)
 
 
-@given(SEQUENCES)
-def test_ack_round_trip(sequence: int) -> None:
-    message = messages.decode_message(messages.encode_ack(sequence))
+@given(SEQUENCES, SEQUENCES, SEQUENCES)
+def test_ack_round_trip(sequence: int, acked: int, credit: int) -> None:
+    message = messages.decode_message(messages.encode_ack(sequence, acked, credit))
     assert (message.type, message.sequence) == (MessageType.ACK, sequence)
-    assert messages.decode_ack(message.payload) == sequence
+    assert messages.decode_ack(message.payload) == messages.Acknowledgement(acked, credit)
 
 
-@pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"{}", b'{"acked": true}', b'{"acked": "1"}', b"\xff"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *(b"", b"{", b"[]", b"{}", b"\xff", b'{"acked": 1}', b'{"credit": 1}'),
+        *(b'{"acked": true, "credit": 1}', b'{"acked": "1", "credit": 1}', b'{"acked": 1, "credit": -1}'),
+    ],
+)
 def test_what_is_no_ack(payload: bytes) -> None:
     with pytest.raises(MessageError):
         messages.decode_ack(payload)
+
+
+@given(SEQUENCES, st.text())
+def test_goaway_round_trip(sequence: int, reason: str) -> None:
+    message = messages.decode_message(messages.encode_goaway(sequence, reason))
+    assert (message.type, message.sequence) == (MessageType.GOAWAY, sequence)
+    assert messages.decode_goaway(message.payload) == reason
+    for wrong in (b"", b"{}", b'{"reason": 1}'):
+        with pytest.raises(MessageError):
+            messages.decode_goaway(wrong)
 
 
 def test_numbers_that_do_not_fit() -> None:

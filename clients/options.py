@@ -1,0 +1,84 @@
+"""How a stream is cut, timed and queued, beyond the length of its windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """What a session is asked for; the service's defaults where nothing is said. docs/protocol.md explains each.
+
+    Attributes
+    ----------
+    stride_us : int, optional
+        Windows of time end every so many microseconds, and overlap if that is less than their length.
+    window_events, stride_events : int, optional
+        Windows of so many events, in place of a time, every so many events.
+    gaps : str
+        ``step`` answers windows without events like others; ``leak`` passes over them: membranes leak, nothing is
+        computed or answered.
+    reorder_us : int
+        Events may come late by so many microseconds.
+    wrap_bits : int, optional
+        Bits of the sensor's clock, which overflows.
+    on_restart : str
+        If time goes back further: ``refuse`` the events, or take the sensor to have begun anew and ``reset``.
+    queue : str
+        When windows come faster than they are computed: ``wait``, ``drop-oldest`` or ``merge``.
+    queue_windows : int, optional
+        Windows that may wait if they are dropped or merged.
+    deadline_ms : float, optional
+        How long after its events have arrived a window's computation should begin, in milliseconds.
+    """
+
+    stride_us: int | None = None
+    window_events: int | None = None
+    stride_events: int | None = None
+    gaps: Literal["step", "leak"] = "step"
+    reorder_us: int = 0
+    wrap_bits: int | None = None
+    on_restart: Literal["refuse", "reset"] = "refuse"
+    queue: Literal["wait", "drop-oldest", "merge"] = "wait"
+    queue_windows: int | None = None
+    deadline_ms: float | None = None
+
+    @property
+    def ordered(self) -> bool:
+        """Whether times must not run back."""
+        return not self.reorder_us and self.wrap_bits is None and self.on_restart == "refuse"
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every window is answered."""
+        return self.queue == "wait"
+
+    def hello(self, window_us: int | None) -> dict[str, Any]:
+        """The fields of a hello that ask for this."""
+        window = {
+            "us": window_us,
+            "stride_us": self.stride_us,
+            "count": self.window_events,
+            "stride": self.stride_events,
+        }
+        fields: dict[str, Any] = {
+            "window": {name: value for name, value in window.items() if value is not None},
+            "gaps": self.gaps,
+            "time": {"reorder_us": self.reorder_us, "wrap_bits": self.wrap_bits, "on_restart": self.on_restart},
+            "queue": {"policy": self.queue, "windows": self.queue_windows},
+            "deadline_ms": self.deadline_ms,
+        }
+        # What is left out is up to the service.
+        defaults = StreamOptions()
+        if not fields["window"]:
+            del fields["window"]
+        if self.gaps == defaults.gaps:
+            del fields["gaps"]
+        if self.ordered:
+            del fields["time"]
+        if self.lossless and self.queue_windows is None:
+            del fields["queue"]
+        if self.deadline_ms is None:
+            del fields["deadline_ms"]
+        return fields

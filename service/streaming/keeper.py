@@ -1,0 +1,245 @@
+"""Brings the progress of a session into the state store, without holding it up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from service.metrics import ServiceMetrics
+from service.streaming.checkpoints import Checkpoint
+from service.streaming.state_store import FencedError, SessionExistsError, StateStore, StateStoreError
+
+logger = logging.getLogger(__name__)
+
+_RETRY_DELAYS_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+class StoreHealth:
+    """Whether the state store answers, as far as is known.
+
+    Attributes
+    ----------
+    problem : str or None
+        What was wrong at the last attempt.
+    """
+
+    def __init__(self, metrics: ServiceMetrics) -> None:
+        self.problem: str | None = None
+        self._metrics = metrics
+        metrics.set_store_up(True)
+
+    def failed(self, error: StateStoreError) -> None:
+        """The store could not be used."""
+        if self.problem is None:
+            logger.error("the state store cannot be used, sessions go on without it: %s", error)
+        self.problem = str(error)
+        self._metrics.set_store_up(False)
+
+    def worked(self) -> None:
+        """The store could be used."""
+        if self.problem is not None:
+            logger.warning("the state store can be used again")
+        self.problem = None
+        self._metrics.set_store_up(True)
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How sessions are kept.
+
+    Attributes
+    ----------
+    store : StateStore
+    health : StoreHealth
+    metrics : ServiceMetrics
+    interval_s : float
+        Least time between two checkpoints of a session, in seconds.
+    ttl_s : float
+        How long the store keeps a session that nobody saves any more, in seconds.
+    """
+
+    store: StateStore
+    health: StoreHealth
+    metrics: ServiceMetrics
+    interval_s: float
+    ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a session stands: the number of its last message, and how to make the checkpoint of that moment."""
+
+    sequence: int
+    build: Callable[[], Awaitable[Checkpoint]]
+
+
+class Keeper:
+    """Keeps one session in the store.
+
+    A store in memory holds nothing that the session itself does not: what is in the session is then as safe as it can
+    be. A durable store gets checkpoints, at most one in ``interval_s``, and what a message did is acknowledged when a
+    checkpoint after it has arrived there. While the store is away the session goes on, nothing is acknowledged, and
+    the first checkpoint after its return brings everything.
+
+    Parameters
+    ----------
+    id : str
+    epoch : int
+        With which the session was created or claimed; 0 if the store could not be asked.
+    acked : int
+        Number of the last message that is in the store.
+    keeping : Keeping
+    stand : callable
+        Where the session stands now.
+    """
+
+    def __init__(self, id: str, epoch: int, acked: int, keeping: Keeping, stand: Callable[[], Standing]) -> None:
+        self.acked = acked
+        self.on_acked: Callable[[], object] = lambda: None
+        self.on_fenced: Callable[[], object] = lambda: None
+        self._id = id
+        self._epoch = epoch
+        self._keeping = keeping
+        self._stand = stand
+        self._task: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self._attempt = asyncio.Event()
+        self._saved_at = time.monotonic()
+        self._over = False
+
+    @property
+    def epoch(self) -> int:
+        """The session's epoch in the store."""
+        return self._epoch
+
+    async def begin(self, checkpoint: Checkpoint) -> None:
+        """Make the session known to the store; if the store cannot be used, a later checkpoint does that.
+
+        Raises
+        ------
+        SessionExistsError
+            If the store has a session of that id.
+        """
+        try:
+            self._epoch = await self._keeping.store.create(self._id, checkpoint, self._keeping.ttl_s)
+        except SessionExistsError:
+            raise
+        except StateStoreError as error:
+            self._keeping.health.failed(error)
+
+    def moved(self) -> None:
+        """The session has moved on."""
+        if not self._keeping.store.durable:
+            self.acked = self._stand().sequence
+        elif self._task is None and not self._over:
+            self._task = asyncio.create_task(self._catch_up())
+
+    def hurry(self) -> None:
+        """Do not wait for the interval."""
+        self._hurry.set()
+
+    async def keep(self) -> bool:
+        """Have everything up to now in the store; False if the store cannot be used.
+
+        Raises
+        ------
+        FencedError
+            If another replica has taken up the session.
+        """
+        wanted = self._stand().sequence
+        while self._keeping.store.durable and self.acked < wanted:
+            if self._over:
+                raise FencedError(f"session {self._id} has been taken up elsewhere")
+            if self._keeping.health.problem is not None:
+                return False
+            self._hurry.set()
+            self.moved()
+            await self._attempt.wait()
+        return True
+
+    async def refresh(self) -> None:
+        """Save again what has long been saved, so that the store does not forget a session that is merely silent."""
+        if self._keeping.store.durable and time.monotonic() - self._saved_at > self._keeping.ttl_s / 2:
+            self.moved()
+
+    async def close(self, *, forget: bool) -> None:
+        """Stop; with ``forget`` the store forgets the session too, if it is still this replica's."""
+        self._over = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if forget and self._epoch:
+            try:
+                await self._keeping.store.delete(self._id, self._epoch)
+            except StateStoreError as error:
+                self._keeping.health.failed(error)
+
+    async def _catch_up(self) -> None:
+        """Save until the store is where the session is."""
+        failures = 0
+        try:
+            while not self._over:
+                await self._wait_for_turn()
+                standing = self._stand()
+                try:
+                    await self._save(standing)
+                except StateStoreError as error:
+                    self._keeping.health.failed(error)
+                    self._end_attempt()
+                    await asyncio.sleep(_RETRY_DELAYS_S[min(failures, len(_RETRY_DELAYS_S) - 1)])
+                    failures += 1
+                    self._hurry.set()
+                    continue
+                failures = 0
+                self._end_attempt()
+                if self._over or self._stand().sequence == standing.sequence:
+                    return
+        finally:
+            self._task = None
+
+    async def _save(self, standing: Standing) -> None:
+        begun = time.perf_counter()
+        checkpoint = await standing.build()
+        try:
+            if self._epoch:
+                await self._keeping.store.save(self._id, self._epoch, checkpoint, self._keeping.ttl_s)
+            else:
+                self._epoch = await self._keeping.store.create(self._id, checkpoint, self._keeping.ttl_s)
+        except (FencedError, SessionExistsError):
+            self._over = True
+            self.on_fenced()
+            return
+        self._keeping.health.worked()
+        self._keeping.metrics.observe_checkpoint(time.perf_counter() - begun)
+        self._saved_at = time.monotonic()
+        self._hurry.clear()
+        self.acked = standing.sequence
+        self.on_acked()
+
+    async def _wait_for_turn(self) -> None:
+        """Until the last checkpoint is old enough, or somebody is in a hurry."""
+        delay = self._saved_at + self._keeping.interval_s - time.monotonic()
+        if delay > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._hurry.wait()
+
+    def _end_attempt(self) -> None:
+        self._attempt.set()
+        self._attempt = asyncio.Event()
+
+
+async def watch_store(keeping: Keeping, every_s: float) -> None:
+    """Ask the store now and then whether it is there, until cancelled."""
+    while keeping.store.durable:
+        try:
+            await keeping.store.ping()
+        except StateStoreError as error:
+            keeping.health.failed(error)
+        else:
+            keeping.health.worked()
+        await asyncio.sleep(every_s)

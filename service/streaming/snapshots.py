@@ -1,0 +1,270 @@
+"""A session as a checkpoint, and back: its settings, its place in the stream, its membranes, its latest answers.
+
+What comes back goes on with the same bits. Whether it fits is checked in every particular, since a snapshot may have
+been in anybody's hands.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.errors import ModelsError
+from models.events import SensorSize
+from models.runtime.state import State
+from models.runtime.state_arrays import state_from_arrays, state_to_arrays
+from service.streaming.answers import Answer, AnswerFormat
+from service.streaming.backlog import Backlog, Policy
+from service.streaming.checkpoints import Checkpoint
+from service.streaming.windowing import EventStream, SnapshotError, StreamConfig, WindowLimits
+from service.wire.masks import MaskEncoding
+
+if TYPE_CHECKING:
+    from models.runtime.model import SegmentationModel
+
+Recent = Mapping[int, tuple[Answer, ...]]
+
+_MEMBRANES = "membranes/"
+_STREAM = "stream/"
+_ANSWERS = "answers"
+_Natural = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSpec:
+    """What a session is opened with, and keeps.
+
+    Attributes
+    ----------
+    id : str
+        Its public name.
+    secret_digest : bytes
+        SHA-256 of what it is taken up again with.
+    model, fingerprint : str
+        Name of the network, and what its settings and weights hash to.
+    sensor : SensorSize
+    config : StreamConfig
+    form : AnswerFormat
+    backlog : Backlog
+    opened_at : float
+        Unix time in seconds.
+    """
+
+    id: str
+    secret_digest: bytes
+    model: str
+    fingerprint: str
+    sensor: SensorSize
+    config: StreamConfig
+    form: AnswerFormat
+    backlog: Backlog
+    opened_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Everything that a message changes, replaced as a whole once all of its windows are answered.
+
+    Attributes
+    ----------
+    stream : EventStream
+    membranes : State
+    next_sequence : int
+        Number of the message that comes next.
+    ended : bool
+        Whether the last message was the stream's end.
+    at_rest : bool
+        Whether the membranes are those of a network that has seen nothing.
+    """
+
+    stream: EventStream
+    membranes: State
+    next_sequence: int = 1
+    ended: bool = False
+    at_rest: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A checkpoint that has been read and found in order, apart from the model, which only the caller knows."""
+
+    spec: SessionSpec
+    stream: EventStream
+    membranes: Mapping[str, NDArray[Any]] | None
+    next_sequence: int
+    ended: bool
+    recent: Recent
+
+    def progress(self, model: SegmentationModel) -> Progress:
+        """Where the session stands, its membranes made for this model.
+
+        Raises
+        ------
+        SnapshotError
+            If the membranes are not those of this network and sensor.
+        """
+        membranes = State({}) if self.ended else self.state(model)
+        at_rest = self.membranes is None
+        if membranes is None:
+            membranes = model.initial_state(self.spec.sensor)
+        return Progress(self.stream, membranes, self.next_sequence, self.ended, at_rest)
+
+    def state(self, model: SegmentationModel) -> State | None:
+        """The membranes; None if they are at rest.
+
+        Raises
+        ------
+        SnapshotError
+            If they are not those of this network and sensor.
+        """
+        if self.spec.fingerprint != model.fingerprint:
+            raise SnapshotError(f"the snapshot was taken with other weights of {model.name!r} than this server has")
+        if self.membranes is None:
+            return None
+        try:
+            state = state_from_arrays(self.membranes)
+        except ModelsError as error:
+            raise SnapshotError(f"the snapshot's membranes: {error}") from None
+        expected = model.initial_state(self.spec.sensor)
+        if set(state) != set(expected):
+            raise SnapshotError(f"the snapshot holds layers {sorted(state)}, the network has {sorted(expected)}")
+        for name, tensor in expected.items():
+            found = state[name]
+            if found.shape != tensor.shape or found.dtype != tensor.dtype:
+                raise SnapshotError(
+                    f"membranes of layer {name} are {found.dtype} {tuple(found.shape)}, "
+                    f"expected {tensor.dtype} {tuple(tensor.shape)}"
+                )
+        return state
+
+
+def session_checkpoint(spec: SessionSpec, progress: Progress, recent: Recent) -> Checkpoint:
+    """Everything that another server needs to go on with a session."""
+    document, arrays = progress.stream.snapshot()
+    found: dict[str, NDArray[Any]] = {_STREAM + name: array for name, array in arrays.items()}
+    if not progress.at_rest and not progress.ended:
+        found |= {_MEMBRANES + name: array for name, array in state_to_arrays(progress.membranes).items()}
+    answers = [
+        {"sequence": sequence, "window": answer.window, "metadata": answer.metadata, "bytes": len(answer.mask)}
+        for sequence, kept in recent.items()
+        for answer in kept
+    ]
+    if answers:
+        masks = b"".join(answer.mask for kept in recent.values() for answer in kept)
+        found[_ANSWERS] = np.frombuffer(masks, np.uint8)
+    header = {
+        "session": spec.id,
+        "secret_sha256": base64.b64encode(spec.secret_digest).decode("ascii"),
+        "model": spec.model,
+        "fingerprint": spec.fingerprint,
+        "sensor": {"width": spec.sensor.width, "height": spec.sensor.height},
+        "config": spec.config.to_json(),
+        "form": {"mask": str(spec.form.mask), "metrics": spec.form.metrics},
+        "backlog": spec.backlog.to_json(),
+        "opened_at": spec.opened_at,
+        "stream": document,
+        "at_rest": progress.at_rest,
+        "next_sequence": progress.next_sequence,
+        "ended": progress.ended,
+        "answers": answers,
+    }
+    return Checkpoint(header, found)
+
+
+def read_snapshot(checkpoint: Checkpoint, limits: WindowLimits) -> Snapshot:
+    """Read what ``session_checkpoint`` made.
+
+    Raises
+    ------
+    SnapshotError
+        If anything in it is not as it should be; the message says what.
+    """
+    try:
+        header = _Header.model_validate(checkpoint.header)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise SnapshotError(f"the snapshot's {place}: {first['msg']}") from None
+    config = StreamConfig.from_json(header.config)
+    stream = EventStream.restore(config, limits, header.stream, _part(checkpoint, _STREAM))
+    spec = SessionSpec(
+        header.session,
+        base64.b64decode(header.secret_sha256),
+        header.model,
+        header.fingerprint,
+        SensorSize(header.sensor.width, header.sensor.height),
+        config,
+        AnswerFormat(MaskEncoding(header.form.mask), header.form.metrics),
+        Backlog(Policy(header.backlog.policy), header.backlog.windows, header.backlog.deadline_s),
+        header.opened_at,
+    )
+    membranes = None if header.at_rest or header.ended else _part(checkpoint, _MEMBRANES)
+    return Snapshot(spec, stream, membranes, header.next_sequence, header.ended, _answers(header, checkpoint))
+
+
+def _part(checkpoint: Checkpoint, prefix: str) -> dict[str, NDArray[Any]]:
+    return {name[len(prefix) :]: a for name, a in checkpoint.arrays.items() if name.startswith(prefix)}
+
+
+def _answers(header: _Header, checkpoint: Checkpoint) -> Recent:
+    masks = checkpoint.arrays.get(_ANSWERS, np.empty(0, np.uint8)).tobytes()
+    if len(masks) != sum(answer.bytes for answer in header.answers):
+        raise SnapshotError("the snapshot's masks are not as long as its answers say")
+    recent: dict[int, tuple[Answer, ...]] = {}
+    at = 0
+    for answer in header.answers:
+        mask = masks[at : at + answer.bytes]
+        at += answer.bytes
+        kept = recent.get(answer.sequence, ())
+        recent[answer.sequence] = (*kept, Answer(answer.window, answer.metadata, mask))
+    return recent
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _Sensor(_Strict):
+    width: Annotated[int, Field(ge=1, le=0xFFFF)]
+    height: Annotated[int, Field(ge=1, le=0xFFFF)]
+
+
+class _Form(_Strict):
+    mask: Literal["zlib", "raw", "png"]
+    metrics: bool
+
+
+class _Backlog(_Strict):
+    policy: Literal["wait", "drop-oldest", "merge"]
+    windows: Annotated[int, Field(ge=1, lt=2**31)]
+    deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+
+
+class _Answer(_Strict):
+    sequence: _Natural
+    window: _Natural
+    metadata: dict[str, Any]
+    bytes: _Natural
+
+
+class _Header(_Strict):
+    session: Annotated[str, Field(max_length=64)]
+    secret_sha256: Annotated[str, Field(pattern=r"^([A-Za-z0-9+/]{43}=)?$")]
+    model: str
+    fingerprint: str
+    sensor: _Sensor
+    config: dict[str, Any]
+    form: _Form
+    backlog: _Backlog
+    opened_at: Annotated[float, Field(allow_inf_nan=False)]
+    stream: dict[str, Any]
+    at_rest: bool
+    next_sequence: Annotated[int, Field(ge=1, lt=2**63)]
+    ended: bool
+    answers: list[_Answer]

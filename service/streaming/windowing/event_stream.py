@@ -1,0 +1,373 @@
+"""A stream of events to windows: overflows undone, restarts found, order restored, windows cut.
+
+How the stream is cut into batches never changes the windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.events import EventBatch, SensorSize
+from service.streaming.windowing.checks import check_ordered, check_time, check_times
+from service.streaming.windowing.clock import Clock
+from service.streaming.windowing.config import StreamConfig, TimeWindows, WindowLimits
+from service.streaming.windowing.count_windows import CountCutter
+from service.streaming.windowing.documents import (
+    array_names,
+    events_from_arrays,
+    events_to_arrays,
+    flag,
+    integer,
+    members,
+    refusal,
+)
+from service.streaming.windowing.errors import SnapshotError
+from service.streaming.windowing.parts import settle
+from service.streaming.windowing.reorder import Reorder
+from service.streaming.windowing.time_windows import TimeCutter
+from service.streaming.windowing.window import Window
+from service.wire.events import MAX_TIME_US
+
+Cutter = TimeCutter | CountCutter
+
+_RUN = 8192
+"""Restarts are looked for in so many events at a time, so that a batch full of them does not take long."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventStream:
+    """The state of a stream between two messages; ``start`` makes the first.
+
+    Every call leaves it as it is and gives the state after it, so that nothing has changed if an error is raised.
+
+    Attributes
+    ----------
+    config : StreamConfig
+    limits : WindowLimits
+    cutter : TimeCutter or CountCutter
+        Where the windows stand.
+    clock : Clock or None
+        Where the sensor's clock stands, if it overflows.
+    reorder : Reorder or None
+        Events that wait for others, if events may come late.
+    latest : int
+        Latest time, in microseconds, that the sensor's clock has reached since it began.
+    late : int
+        Events thrown away as too late since the last window given.
+    restarted : bool
+        Whether the sensor's clock has begun anew since the last window given.
+    """
+
+    config: StreamConfig
+    limits: WindowLimits
+    cutter: Cutter
+    clock: Clock | None
+    reorder: Reorder | None
+    latest: int = 0
+    late: int = 0
+    restarted: bool = False
+
+    @classmethod
+    def start(cls, config: StreamConfig, limits: WindowLimits) -> EventStream:
+        """A stream before its first event."""
+        window, reorder_us, bits = config.window, config.reorder_us, config.wrap_bits
+        return cls(
+            config,
+            limits,
+            TimeCutter(window, config.gaps, limits) if isinstance(window, TimeWindows) else CountCutter(window, limits),
+            None if bits is None else Clock(bits, late=reorder_us > 0),
+            Reorder(reorder_us, limits.events) if reorder_us else None,
+        )
+
+    @property
+    def index(self) -> int:
+        """Number of the window that is given next, if none without events comes before it."""
+        return self.cutter.index
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the events take that are held."""
+        return self.cutter.nbytes + (self.reorder.nbytes if self.reorder is not None else 0)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the events of a batch must be ordered by time."""
+        return self.config.ordered
+
+    def push(self, events: EventBatch) -> tuple[list[Window], EventStream]:
+        """Add events; give the windows that are complete by them.
+
+        Parameters
+        ----------
+        events : EventBatch
+            With times as the sensor gives them. If ``ordered``, the caller has found that they are ordered and between
+            0 and ``MAX_TIME_US``; otherwise that is checked as far as it is needed.
+
+        Raises
+        ------
+        TimeOrderError
+            If a time is out of range, or earlier than what has been received although events may neither come late nor
+            the sensor restart.
+        TimeJumpError
+            If more than ``limits.windows`` windows would be given.
+        WindowOverflowError
+            If a window, or the reorder buffer, would hold more than ``limits.events`` events.
+        """
+        if self.config.on_restart == "refuse" or self.ordered:
+            return self._push(events, 0)
+        windows: list[Window] = []
+        stream = self
+        for begin in range(0, len(events), _RUN):
+            more, stream = stream._push(events[begin : begin + _RUN], len(windows))
+            windows += more
+        return windows, stream
+
+    def advance(self, until_us: int, *, already: int = 0) -> tuple[list[Window], EventStream]:
+        """Take note that every event before ``until_us`` has come; give the windows that are complete by then.
+
+        A time that has been passed already says nothing new.
+
+        Parameters
+        ----------
+        until_us : int
+            Microseconds, as the sensor's clock gives them.
+        already : int
+            Windows that the same message has closed; they count towards the limit.
+
+        Raises
+        ------
+        TimeOrderError
+            If ``until_us`` is out of range.
+        TimeJumpError
+            If more than ``limits.windows`` windows would be given.
+        WindowOverflowError
+            If a window would hold more than ``limits.events`` events.
+        """
+        clock, reorder, cutter = self.clock, self.reorder, self.cutter
+        if clock is None:
+            check_time(until_us)
+        else:
+            check_time(until_us, clock.largest)
+            t, clock = clock.unwrap(np.array([until_us], np.int64))
+            until_us = int(t[0])
+        if until_us <= cutter.horizon:
+            return [], self
+        windows: list[Window] = []
+        if reorder is not None:
+            events, reorder = reorder.advance(until_us)
+            windows, cutter = cutter.push(events, already=already)
+        more, cutter = cutter.advance(until_us, already=already + len(windows))
+        windows += more
+        return self._next(
+            windows,
+            cutter=cutter,
+            reorder=reorder,
+            # Only forwards: the next time is compared with the last one of the sensor.
+            clock=clock if until_us > self.latest else self.clock,
+            latest=max(self.latest, until_us),
+        )
+
+    def flush(self) -> tuple[list[Window], EventStream]:
+        """Give the open window, and those before it, if there are events that no window has held yet.
+
+        The stream goes on; events before the end of the window given last are earlier than what has been received.
+
+        Raises
+        ------
+        TimeJumpError
+            If more than ``limits.windows`` windows would be given; an ``advance`` before it helps.
+        WindowOverflowError
+            If a window would hold more than ``limits.events`` events.
+        """
+        return self._flush(0)
+
+    def restart(self) -> EventStream:
+        """The stream as it was before its first event."""
+        return EventStream.start(self.config, self.limits)
+
+    def snapshot(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Everything that the stream holds.
+
+        Returns
+        -------
+        document : dict
+            Plain values, as JSON can hold them.
+        arrays : dict of str to array
+            Columns of the events that are held: int64 times, uint16 coordinates, uint8 polarities. Nobody changes them.
+        """
+        document = {
+            "latest": self.latest,
+            "late": self.late,
+            "restarted": self.restarted,
+            "clock": None if self.clock is None else self.clock.document(),
+            "windows": self.cutter.document(),
+        }
+        arrays = events_to_arrays(EventBatch.concatenate(self.cutter.pending), "pending")
+        if self.reorder is not None:
+            arrays |= events_to_arrays(self.reorder.joined(), "held")
+        return document, arrays
+
+    @classmethod
+    def restore(
+        cls,
+        config: StreamConfig,
+        limits: WindowLimits,
+        document: object,
+        arrays: Mapping[str, object],
+        *,
+        sensor: SensorSize | None = None,
+    ) -> EventStream:
+        """The stream that ``snapshot`` was called on.
+
+        Parameters
+        ----------
+        config : StreamConfig
+            The one that the stream was started with.
+        limits : WindowLimits
+        document : dict
+        arrays : mapping of str to array
+            They are copied.
+        sensor : SensorSize, optional
+            What the events must lie inside of.
+
+        Raises
+        ------
+        SnapshotError
+            If anything in the document or the arrays is not what such a stream can have left.
+        """
+        start = cls.start(config, limits)
+        fields = members(document, "stream", ("latest", "late", "restarted", "clock", "windows"))
+        expected = array_names("pending") + (array_names("held") if start.reorder is not None else [])
+        if not isinstance(arrays, Mapping) or set(arrays) != set(expected):
+            raise SnapshotError(f"the stream's arrays must be {', '.join(expected)}")
+        latest = integer(fields, "latest", 0, MAX_TIME_US)
+        cutter = start.cutter.restore(fields["windows"], arrays, sensor)
+        if latest - config.reorder_us > cutter.horizon:
+            raise refusal("latest", "is later than the windows say")
+        clock, reorder = start.clock, start.reorder
+        if clock is not None:
+            clock = clock.restore(fields["clock"], latest)
+        elif fields["clock"] is not None:
+            raise refusal("clock", "must be null for a clock that does not overflow")
+        if reorder is not None:
+            # All that is final has been handed on, so both stand at the same time.
+            held = events_from_arrays(arrays, "held", cutter.horizon, latest, limits.events, sensor)
+            reorder = replace(reorder, final=cutter.horizon, held=settle([held]))
+        return replace(
+            start,
+            cutter=cutter,
+            clock=clock,
+            reorder=reorder,
+            latest=latest,
+            late=integer(fields, "late", 0),
+            restarted=flag(fields, "restarted"),
+        )
+
+    def _push(self, events: EventBatch, already: int) -> tuple[list[Window], EventStream]:
+        windows: list[Window] = []
+        stream = self
+        while len(events):
+            unwrapped, clock = stream._unwrap(events)
+            # Every restart but the first gives a window, so that there are no more of them than the limit allows.
+            run = stream._count_until_restart(unwrapped.t)
+            more, stream = stream._take(unwrapped[:run], clock, already + len(windows))
+            windows += more
+            events = events[run:]
+            if len(events):
+                more, stream = stream._begin_anew(already + len(windows))
+                windows += more
+        return windows, stream
+
+    def _unwrap(self, events: EventBatch) -> tuple[EventBatch, Clock | None]:
+        if self.clock is not None:
+            t, clock = self.clock.unwrap(events.t)
+            return EventBatch(t, events.x, events.y, events.p), clock
+        if not self.ordered:
+            check_times(events.t)
+        return events, None
+
+    def _count_until_restart(self, t: NDArray[np.int64]) -> int:
+        """How many events come before one that is earlier than can be, if that means that the clock began anew."""
+        if self.config.on_restart == "refuse":
+            return len(t)
+        if self.ordered:
+            return 0 if t[0] < self.latest else len(t)
+        seen = np.full(len(t), self.latest, np.int64)
+        seen[1:] = np.maximum(np.maximum.accumulate(t[:-1]), self.latest)
+        back = t < seen - self.config.reorder_us
+        return int(back.argmax()) if back.any() else len(t)
+
+    def _take(self, events: EventBatch, clock: Clock | None, already: int) -> tuple[list[Window], EventStream]:
+        """Add events within which the clock does not begin anew; ``clock`` is how it stands after them."""
+        if not len(events):
+            return [], self
+        latest = max(self.latest, int(events.t[-1] if self.ordered else events.t.max()))
+        if self.reorder is None:
+            if not self.ordered:
+                check_ordered(events.t)
+            windows, cutter = self.cutter.push(events, already=already)
+            return self._next(windows, cutter=cutter, clock=clock, latest=latest)
+        release, reorder = self.reorder.push(events)
+        windows, cutter = self.cutter.push(release.events, already=already)
+        # A flushed window may end later than any time can be.
+        more, cutter = cutter.advance(min(reorder.final, MAX_TIME_US), already=already + len(windows))
+        windows += more
+        # Each window was complete with the first event that lies so far after its end that none can be as late.
+        ends = np.array([window.t_end for window in windows], np.int64)
+        late = release.late[np.searchsorted(release.seen, ends + reorder.tolerance_us)]
+        return self._next(
+            windows,
+            late.tolist(),
+            int(release.late[-1]),
+            cutter=cutter,
+            reorder=reorder,
+            clock=clock,
+            latest=latest,
+        )
+
+    def _flush(self, already: int) -> tuple[list[Window], EventStream]:
+        reorder, cutter = self.reorder, self.cutter
+        windows: list[Window] = []
+        if reorder is not None:
+            events, reorder = reorder.drain()
+            windows, cutter = cutter.push(events, already=already)
+        more, cutter = cutter.flush(already=already + len(windows))
+        windows += more
+        if reorder is not None:
+            _, reorder = reorder.advance(cutter.horizon)
+        return self._next(windows, cutter=cutter, reorder=reorder)
+
+    def _begin_anew(self, already: int) -> tuple[list[Window], EventStream]:
+        """Give what is open and go on as before the first event, but for the number of the next window."""
+        windows, ended = self._flush(already)
+        fresh = self.restart()
+        return windows, replace(fresh, cutter=ended.cutter.anew(), late=ended.late, restarted=True)
+
+    def _next(
+        self, windows: list[Window], late: Sequence[int] = (), late_in_all: int = 0, **changes: Any
+    ) -> tuple[list[Window], EventStream]:
+        """The windows with what is known of the time before them, and the stream after them.
+
+        Parameters
+        ----------
+        windows : list of Window
+        late : sequence of int
+            How many events the message had thrown away when each window was complete; none if empty.
+        late_in_all : int
+            How many it has thrown away.
+        **changes
+            Attributes of the stream after them.
+        """
+        told = -self.late
+        given = []
+        for k, window in enumerate(windows):
+            known = late[k] if late else 0
+            given.append(replace(window, late=known - told, restart=self.restarted and k == 0))
+            told = known
+        changes |= {"late": late_in_all - told, "restarted": self.restarted and not windows}
+        return given, replace(self, **changes)
