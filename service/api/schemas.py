@@ -84,6 +84,13 @@ class TimeFields(_Strict):
     wrap_bits: Annotated[int, Field(ge=16, le=52)] | None = None
     on_restart: Literal["refuse", "reset"] = "refuse"
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        # Later than that, an event from before an overflow could not be told from one after a long silence.
+        if self.wrap_bits is not None and self.reorder_us > (most := 1 << (self.wrap_bits - 2)):
+            raise ValueError(f"reorder_us is at most {most} for a clock of {self.wrap_bits} bits")
+        return self
+
 
 class QueueFields(_Strict):
     """What is done about windows that come faster than they are computed, and how many may wait."""

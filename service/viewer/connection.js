@@ -32,7 +32,7 @@ const FINAL_CODES = new Set([
  * @property {(state: string) => void} onState
  * @property {(welcome: object, resumed: boolean) => void} onWelcome
  * @property {(result: {meta: object, mask: Uint8Array}) => void} onResult
- * @property {(sequence: number) => void} onAck every message up to this one has taken effect
+ * @property {(sequence: number) => void} onAck every message up to this one has been answered
  * @property {(end: {code: number, problem: ?object, lost: boolean}) => void} onEnd the session cannot go on; `lost`: the
  *   server no longer knows it, so a new one may be started
  */
@@ -50,8 +50,10 @@ export class StreamConnection {
   #state = Link.CLOSED;
   #token = null;
   #nextSequence = 1;
-  #pending = []; // {sequence, buffer}, oldest first
-  #sinceAck = new Set(); // windows answered since the last acknowledgement
+  #pending = []; // {sequence, buffer}, oldest first; what the server might still lose
+  #answered = 0; // number of the last message whose results are all here
+  #turn = 1; // number of the message that this connection gives results for
+  #windows = new Set(); // windows of the message after `#answered` that are here already
   #problem = null;
   #tries = 0;
   #eager = true;
@@ -79,7 +81,7 @@ export class StreamConnection {
     return this.#state === Link.LIVE;
   }
 
-  /** Failed tries since the server last acknowledged anything. */
+  /** Failed tries since the server last answered anything. */
   get tries() {
     return this.#tries;
   }
@@ -94,7 +96,10 @@ export class StreamConnection {
   open() {
     clearTimeout(this.#retryTimer);
     this.#problem = null;
-    const socket = new this.#WebSocket(this.#url);
+    const url = new URL(this.#url, globalThis.location?.href);
+    // Proxies choose the server by the session's name.
+    url.searchParams.set('session', this.#token ? this.#token.split('.')[0] : randomName());
+    const socket = new this.#WebSocket(url);
     socket.binaryType = 'arraybuffer';
     socket.onopen = () => {
       const subject = this.#token ? { resume: this.#token } : this.#hello;
@@ -167,6 +172,7 @@ export class StreamConnection {
       this.#finish(Code.NOT_FOUND, null, true);
       return;
     }
+    this.#turn = next;
     this.#enter(Link.LIVE);
     this.#handlers.onWelcome(welcome, resumed);
     // Everything without an acknowledgement goes out again, also what the server has seen: it answers again.
@@ -176,14 +182,18 @@ export class StreamConnection {
   #onBinary(buffer) {
     const message = parseMessage(buffer);
     if (message.kind === Kind.RESULT) {
-      if (this.#sinceAck.has(message.window)) return;
-      this.#sinceAck.add(message.window);
+      // A server that took the session up gives again what the one before it gave.
+      if (this.#turn <= this.#answered || this.#windows.has(message.window)) return;
+      this.#windows.add(message.window);
       this.#handlers.onResult(message);
-    } else {
+    } else if (message.kind === Kind.ACK) {
       this.#tries = 0;
-      this.#sinceAck.clear();
-      this.#pending = this.#pending.filter((sent) => sent.sequence > message.acked);
-      this.#handlers.onAck(message.acked);
+      this.#turn = Math.max(this.#turn, message.answered + 1);
+      this.#pending = this.#pending.filter((sent) => sent.sequence > Math.min(message.acked, this.#turn - 1));
+      if (message.answered <= this.#answered) return;
+      this.#answered = message.answered;
+      this.#windows.clear();
+      this.#handlers.onAck(message.answered);
     }
   }
 
@@ -219,7 +229,7 @@ export class StreamConnection {
   #listen() {
     clearTimeout(this.#silenceTimer);
     this.#silenceTimer = setTimeout(() => {
-      if (this.live && this.#pending.length === 0) this.#listen();
+      if (this.live && this.#answered === this.#nextSequence - 1) this.#listen();
       else this.#drop(1006);
     }, SILENCE_MS);
   }
@@ -233,4 +243,10 @@ export class StreamConnection {
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close();
   }
+}
+
+/** A name for a session that nobody else has. */
+function randomName() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }

@@ -4,7 +4,7 @@
 export const VERSION = 1;
 
 /** Kinds of binary message. */
-export const Kind = Object.freeze({ EVENTS: 1, ADVANCE: 2, RESET: 3, END: 4, RESULT: 129, ACK: 130 });
+export const Kind = Object.freeze({ EVENTS: 1, ADVANCE: 2, RESET: 3, END: 4, RESULT: 129, ACK: 130, GOAWAY: 131 });
 
 /** Close codes of the stream. */
 export const Code = Object.freeze({
@@ -194,7 +194,8 @@ function message(kind, sequence, payloadBytes) {
  * Read a binary message of the server.
  *
  * @param {ArrayBuffer} buffer
- * @returns {{kind: 129, window: number, meta: object, mask: Uint8Array} | {kind: 130, acked: number}}
+ * @returns {{kind: 129, window: number, meta: object, mask: Uint8Array} |
+ *   {kind: 130, answered: number, acked: number} | {kind: 131}}
  */
 export function parseMessage(buffer) {
   if (buffer.byteLength < MESSAGE_HEADER) throw new FormatError('The server sent a message without a header.');
@@ -203,7 +204,12 @@ export function parseMessage(buffer) {
   const length = view.getUint32(4, true);
   if (MESSAGE_HEADER + length !== buffer.byteLength) throw new FormatError('The server sent a message of the wrong length.');
   const sequence = Number(view.getBigUint64(8, true));
-  if (kind === Kind.ACK) return { kind, acked: sequence };
+  if (kind === Kind.GOAWAY) return { kind };
+  if (kind === Kind.ACK) {
+    const { acked } = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, MESSAGE_HEADER)));
+    if (!Number.isInteger(acked)) throw new FormatError('The server sent an acknowledgement without a number.');
+    return { kind, answered: sequence, acked };
+  }
   if (kind !== Kind.RESULT) throw new FormatError(`The server sent a message of the unknown kind ${kind}.`);
 
   const metaEnd = MESSAGE_HEADER + 4 + (length >= 4 ? view.getUint32(MESSAGE_HEADER, true) : length);

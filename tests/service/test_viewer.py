@@ -557,9 +557,10 @@ def test_reads_the_answers_that_python_writes(modules: Viewer, encoding: str) ->
         return { window: result.window, meta: result.meta, ids: text(ids), ack: protocol.parseMessage(bytes(a[1])) };
         """,
         b64(wire_messages.encode_result(7, metadata, data)),
-        b64(wire_messages.encode_ack(99)),
+        b64(wire_messages.encode_ack(99, 98, 16)),
     )
-    assert got == {"window": 7, "meta": metadata, "ids": b64(mask), "ack": {"kind": 130, "acked": 99}}
+    ack = {"kind": 130, "answered": 99, "acked": 98}
+    assert got == {"window": 7, "meta": metadata, "ids": b64(mask), "ack": ack}
 
 
 def broken(packet: bytes, at: int, value: int) -> bytes:

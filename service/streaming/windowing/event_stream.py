@@ -163,14 +163,7 @@ class EventStream:
             windows, cutter = cutter.push(events, already=already)
         more, cutter = cutter.advance(until_us, already=already + len(windows))
         windows += more
-        return self._next(
-            windows,
-            cutter=cutter,
-            reorder=reorder,
-            # Only forwards: the next time is compared with the last one of the sensor.
-            clock=clock if until_us > self.latest else self.clock,
-            latest=max(self.latest, until_us),
-        )
+        return self._next(windows, cutter=cutter, reorder=reorder, clock=clock, latest=max(self.latest, until_us))
 
     def flush(self) -> tuple[list[Window], EventStream]:
         """Give the open window, and those before it, if there are events that no window has held yet.

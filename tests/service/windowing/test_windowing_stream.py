@@ -229,6 +229,14 @@ def test_late_events_are_told_by_the_window_that_is_given_next() -> None:
     assert [(w.t_start, w.late) for w in windows] == [(70, 1)]
 
 
+def test_late_events_before_a_restart_are_told_after_it() -> None:
+    _, stream = start(reorder_us=10, on_restart="reset").push(at(25))
+    _, stream = stream.flush()
+    windows, stream = stream.push(at(27, 3))
+    assert windows == []
+    assert plain(stream.flush()[0]) == [Plain(1, 0, 10, ((3, 1, 0, 0),), restart=True, late=1)]
+
+
 def test_a_flush_gives_what_waits_in_the_buffer() -> None:
     _, stream = start(reorder_us=1000).push(at(25, 3, 14))
     windows, stream = stream.flush()
