@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -49,6 +50,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             await services.library.warm_up(settings.default_model, services.scheduler)
             app.state.services = services
+            # What is here now stays; the collector need not look at all of torch again and again.
+            gc.collect()
+            gc.freeze()
             chores = [
                 asyncio.create_task(services.registry.reap_forever(settings.reap_seconds)),
                 asyncio.create_task(watch_store(services.keeping, settings.store_seconds)),

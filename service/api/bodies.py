@@ -23,6 +23,8 @@ JSON = "application/json"
 AEDAT4 = "application/vnd.aedat4"
 EVENT_TYPES = (wire.MEDIA_TYPE, JSON, AEDAT4)
 
+# Copying more than this is left to a thread: it would hold up the event loop.
+_LARGE_BYTES = 1 << 20
 
 JSON_EVENTS = {"t": [0, 150, 33_400], "x": [12, 13, 14], "y": [7, 7, 8], "p": [1, 0, 1]}
 
@@ -84,16 +86,20 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         raise too_large
-    body = bytearray()
+    chunks: list[bytes] = []
+    size = 0
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
                     raise too_large
     except TimeoutError:
         raise RequestTimeoutError(f"the body did not arrive within {seconds:g} s", headers=closing) from None
-    return bytes(body)
+    if size > _LARGE_BYTES:
+        return await asyncio.to_thread(b"".join, chunks)
+    return b"".join(chunks)
 
 
 async def read_event_body(services: Services, request: Request, media_type: str | None) -> bytes:

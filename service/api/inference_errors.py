@@ -24,8 +24,8 @@ class InferenceRoute(APIRoute):
 
         async def answer(request: Request) -> Response:
             handlers = request.app.exception_handlers
-            # What the app makes problems of, all of it.
-            kinds = tuple(kind for kind in handlers if isinstance(kind, type))
+            # Everything that the app makes a problem of.
+            kinds = tuple(kind for kind in handlers if isinstance(kind, type) and issubclass(kind, Exception))
             try:
                 return await handle(request)
             except kinds as error:

@@ -72,7 +72,11 @@ class Parameters(_Document):
     @classmethod
     def _pass_over(cls, given: Any) -> Any:
         # What clients tell Triton about its own workings.
-        return {n: value for n, value in given.items() if not n.startswith("triton_")} if isinstance(given, dict) else given
+        return (
+            {n: value for n, value in given.items() if not n.startswith("triton_")}
+            if isinstance(given, dict)
+            else given
+        )
 
     def stream(self) -> dict[str, int | str]:
         """How the stream is to be cut, as far as it is said."""
@@ -268,9 +272,7 @@ def _read_inputs(inputs: list[_Input], rest: memoryview) -> dict[str, NDArray[An
         if spec is None:
             raise _refusal(f"there is no input {tensor.name!r}; there are: {', '.join(known)}", f"{place}.name")
         if tensor.datatype != spec.datatype:
-            raise _refusal(
-                f"input {spec.name} is of {spec.datatype}, not of {tensor.datatype!r}", f"{place}.datatype"
-            )
+            raise _refusal(f"input {spec.name} is of {spec.datatype}, not of {tensor.datatype!r}", f"{place}.datatype")
         if not spec.fits(tensor.shape):
             raise _refusal(
                 f"input {spec.name} has shape {list(spec.shape)} (-1: any size), not {tensor.shape}", f"{place}.shape"

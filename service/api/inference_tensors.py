@@ -125,9 +125,7 @@ def most_windows(
         else:
             digits = max(len(str(c.id)) for c in classes)
             in_json += items * (digits + 1 if is_mask else _JSON_CHARS)
-    return min(
-        max_bytes // behind if behind else sys.maxsize, max_json_bytes // in_json if in_json else sys.maxsize
-    )
+    return min(max_bytes // behind if behind else sys.maxsize, max_json_bytes // in_json if in_json else sys.maxsize)
 
 
 def output_tensors(

@@ -23,7 +23,14 @@ from service.api.lines import Line, Lines
 from service.api.opening import _config, open_session
 from service.api.schemas import SessionFields, limit_errors
 from service.api.services import Services
-from service.errors import FieldError, ServiceError, SessionExistsError, TooLargeError, UnknownSessionError, UnusableInputError
+from service.errors import (
+    FieldError,
+    ServiceError,
+    SessionExistsError,
+    TooLargeError,
+    UnknownSessionError,
+    UnusableInputError,
+)
 from service.streaming.answers import Answer, AnswerFormat, Arrival
 from service.streaming.backlog import Backlog
 from service.streaming.session import End, Events, Session
@@ -183,9 +190,7 @@ class Sequences:
     async def _take(self, session: Session, command: Events, request: InferRequest, arrival: Arrival) -> Inference:
         """The answers to a request, once its effect is in the state store."""
         number = request.parameters.sequence_number
-        answers = await self._collect(
-            session.process([command], _FORM, arrival, sequence=number), session, request
-        )
+        answers = await self._collect(session.process([command], _FORM, arrival, sequence=number), session, request)
         if request.parameters.sequence_end:
             # A message of its own: the answers are kept under the number of the events.
             end = None if number is None else number + 1

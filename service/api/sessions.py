@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from models.events import EventBatch
 from service.api.bodies import (
@@ -48,6 +48,7 @@ _RESULTS: dict[int | str, dict[str, Any]] = {
 _SNAPSHOT: dict[int | str, dict[str, Any]] = {200: {"description": "The snapshot.", "content": {STATE_MEDIA_TYPE: {}}}}
 _EXAMPLE = {"model": "edge-s", "sensor": {"width": 346, "height": 260}, "window": {"us": 50_000}}
 _MAX_SESSION_BODY_BYTES = 65_536
+_PART_BYTES = 1 << 18
 
 Sequence_ = Annotated[
     int | None,
@@ -112,7 +113,7 @@ async def get_state(id: str, services: AppServices) -> Response:
     session = await services.registry.get(id)
     make = session.snapshot(public=True)
     data = await services.engine.offload(lambda: encode_checkpoint(make()))
-    return Response(data, media_type=STATE_MEDIA_TYPE)
+    return StreamingResponse(_parts(data), headers={"Content-Length": str(len(data))}, media_type=STATE_MEDIA_TYPE)
 
 
 @router.put("/{id}/state", openapi_extra=body_schema([STATE_MEDIA_TYPE]))
@@ -201,6 +202,12 @@ async def _take(
         found = [answer async for answer in answers]
     await session.keep()
     return found
+
+
+async def _parts(data: bytes) -> AsyncIterator[bytes]:
+    """A body of megabytes in parts, so that the event loop copies only so much at a time."""
+    for begin in range(0, len(data), _PART_BYTES):
+        yield data[begin : begin + _PART_BYTES]
 
 
 def _opened(services: Services, session: Session, token: str) -> JSONResponse:

@@ -237,9 +237,7 @@ def _dtype(name: str, datatype: str) -> np.dtype[Any]:
     try:
         return DATATYPES[datatype]
     except KeyError:
-        raise TensorError(
-            f"tensor {name!r} is of {datatype[:40]!r}; known are {', '.join(DATATYPES)}", name
-        ) from None
+        raise TensorError(f"tensor {name!r} is of {datatype[:40]!r}; known are {', '.join(DATATYPES)}", name) from None
 
 
 def _count_items(name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> int:

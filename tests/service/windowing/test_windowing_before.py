@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import ServiceError
@@ -18,6 +18,7 @@ CALLS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.lists(CALLS, max_size=25), st.integers(0, 3))
 def test_same_windows_and_same_errors(us: int, calls: list[tuple[str, object]], already: int) -> None:
     old = before.WindowStream(us, before.WindowLimits(windows=8, events=7))

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import TimeOrderError
@@ -27,12 +27,14 @@ def unwrapped(clock: Clock, raw: list[int], cuts: list[int]) -> list[int]:
 CUTS = st.lists(st.integers(0, 60), max_size=6)
 
 
+@settings(deadline=None)
 @given(st.integers(0, SPAN - 1), st.lists(st.integers(0, SPAN // 2 - 1), max_size=60), CUTS)
 def test_overflows_are_undone(first: int, steps: list[int], cuts: list[int]) -> None:
     true = [first, *np.cumsum([first, *steps])[1:].tolist()]
     assert unwrapped(Clock(8, late=False), [t % SPAN for t in true], cuts) == true
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, SPAN - 1),
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, SPAN // 4)), min_size=1, max_size=60),
@@ -46,6 +48,7 @@ def test_events_may_come_late_across_an_overflow(first: int, moves: list[tuple[i
     assert unwrapped(Clock(8, late=True), [t % SPAN for t in true], cuts) == true
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, SPAN - 1), max_size=60), CUTS, st.booleans())
 def test_how_times_are_cut_does_not_matter(raw: list[int], cuts: list[int], late: bool) -> None:
     once = unwrapped(Clock(8, late=late), raw, [])

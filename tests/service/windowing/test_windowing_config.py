@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from service.streaming.windowing import CountWindows, SnapshotError, StreamConfig, TimeWindows
 from tests.service.windowing.streams import CONFIGS
 
 
+@settings(deadline=None)
 @given(CONFIGS)
 def test_a_config_survives_json(config: StreamConfig) -> None:
     assert StreamConfig.from_json(json.loads(json.dumps(config.to_json()))) == config

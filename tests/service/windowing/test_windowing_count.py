@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import TimeJumpError, TimeOrderError, WindowOverflowError
@@ -30,6 +30,7 @@ def expected(size: CountWindows, rows: list[Row]) -> list[Plain]:
     return found
 
 
+@settings(deadline=None)
 @given(COUNT_WINDOWS, ROWS, st.lists(st.integers(0, 60), max_size=8))
 def test_the_windows_of_the_definition(size: CountWindows, rows: list[Row], cuts: list[int]) -> None:
     rows.sort(key=lambda row: row[0])

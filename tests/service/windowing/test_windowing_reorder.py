@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.events import EventBatch
@@ -28,6 +28,7 @@ def expected(rows: list[Row], tolerance_us: int, floor: int) -> tuple[list[Row],
     return sorted(kept, key=lambda row: row[0]), len(rows) - len(kept)
 
 
+@settings(deadline=None)
 @given(ROWS, st.integers(1, 130), st.lists(st.integers(0, 60), max_size=8), st.integers(0, 40))
 def test_it_sorts_and_counts_what_is_late(rows: list[Row], tolerance_us: int, cuts: list[int], floor: int) -> None:
     buffer = Reorder(tolerance_us, 1000)

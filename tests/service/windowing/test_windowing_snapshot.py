@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.events import SensorSize
@@ -34,6 +34,7 @@ def stored(stream: EventStream) -> EventStream:
     return EventStream.restore(stream.config, stream.limits, json.loads(json.dumps(document)), copies)
 
 
+@settings(deadline=None)
 @given(CONFIGS, st.data())
 def test_a_snapshot_at_any_point_changes_nothing(config: StreamConfig, data: st.DataObject) -> None:
     sent = data.draw(messages(config))
@@ -71,6 +72,7 @@ ARRAYS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(CONFIGS, st.data())
 def test_nothing_but_a_snapshot_error(config: StreamConfig, data: st.DataObject) -> None:
     _, stream = send_all(EventStream.start(config, LIMITS), data.draw(messages(config, 15)))

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.events import EventBatch
@@ -33,6 +33,7 @@ def start(limits: WindowLimits = LIMITS, **settings: object) -> EventStream:
     return EventStream.start(StreamConfig(TENS, **settings), limits)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(CONFIGS, st.data())
 def test_how_the_stream_is_cut_never_changes_the_windows(config: StreamConfig, data: st.DataObject) -> None:
     sent = data.draw(messages(config))
@@ -44,6 +45,7 @@ def test_how_the_stream_is_cut_never_changes_the_windows(config: StreamConfig, d
     assert plain(in_batches.flush()[0]) == plain(one_by_one.flush()[0])
 
 
+@settings(deadline=None)
 @given(CONFIGS, st.data())
 def test_every_event_is_given_or_counted_as_late(config: StreamConfig, data: st.DataObject) -> None:
     sent = data.draw(messages(config))
@@ -56,6 +58,7 @@ def test_every_event_is_given_or_counted_as_late(config: StreamConfig, data: st.
     assert (late > 0) <= (config.reorder_us > 0)
 
 
+@settings(deadline=None)
 @given(CONFIGS, st.data())
 def test_numbers_grow_by_the_windows_in_between(config: StreamConfig, data: st.DataObject) -> None:
     windows, stream = send_all(EventStream.start(config, LIMITS), data.draw(messages(config)))
@@ -71,6 +74,7 @@ def test_numbers_grow_by_the_windows_in_between(config: StreamConfig, data: st.D
     assert not any(w.restart for w in windows if config.on_restart == "refuse")
 
 
+@settings(deadline=None)
 @given(CONFIGS, st.data())
 def test_a_stream_is_never_changed(config: StreamConfig, data: st.DataObject) -> None:
     _, stream = send_all(EventStream.start(config, LIMITS), data.draw(messages(config)))
@@ -95,6 +99,7 @@ def test_a_stream_is_never_changed(config: StreamConfig, data: st.DataObject) ->
     assert state(stream) == before
 
 
+@settings(deadline=None)
 @given(CONFIGS, st.data())
 def test_a_restart_that_is_asked_for_forgets_everything(config: StreamConfig, data: st.DataObject) -> None:
     fresh = EventStream.start(config, LIMITS)

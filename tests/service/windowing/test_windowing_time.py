@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import TimeJumpError, TimeOrderError, WindowOverflowError
@@ -47,6 +47,7 @@ def expected(size: TimeWindows, rows: list[Row], until_us: int) -> list[Plain]:
     return found
 
 
+@settings(deadline=None)
 @given(TIME_WINDOWS, ROWS, st.lists(st.integers(0, 40), max_size=8), st.integers(0, 400))
 def test_the_windows_of_the_definition(size: TimeWindows, rows: list[Row], cuts: list[int], until_us: int) -> None:
     rows.sort(key=lambda row: row[0])
@@ -60,6 +61,7 @@ def test_the_windows_of_the_definition(size: TimeWindows, rows: list[Row], cuts:
     assert stream.index == len(windows)
 
 
+@settings(deadline=None)
 @given(TIME_WINDOWS, st.sampled_from([0, 20]), st.data())
 def test_leaking_gives_what_stepping_gives_but_for_the_silences(
     size: TimeWindows, reorder_us: int, data: st.DataObject
