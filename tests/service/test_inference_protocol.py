@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -34,6 +37,7 @@ from tests.service.harness import (
     split,
 )
 from tests.service.real_servers import running_redis
+from tests.service.replicas import Replica
 
 WINDOWS = 4
 END_US = WINDOWS * WINDOW_US
@@ -44,6 +48,15 @@ OUTPUTS = ["mask", "window", "events_in", "firing_rate", "sops", "energy_snn_j",
 SENSOR_ARRAY = np.array([SENSOR.width, SENSOR.height], np.int32)
 NO_START = "must specify the START flag on the first request of the sequence"
 Outputs = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that has been read from its connection."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes
 
 
 class Triton:
@@ -478,10 +491,10 @@ def test_an_idle_sequence_is_freed_and_must_start_again(tight_server: str, name:
         assert config["sequence_batching"]["max_sequence_idle_microseconds"] == 1_500_000
         triton.infer(few, sequence_id=name, sequence_start=True, sensor=SENSOR, parameters=WINDOW)
         # Not idle, as long as something comes.
-        for step in range(4):
+        for step in range(3):
             time.sleep(0.6)
             triton.infer(until_us=(step + 1) * WINDOW_US, sequence_id=name)
-        time.sleep(2.5)
+        time.sleep(2.2)
         status, message = triton.refusal(until_us=END_US, sequence_id=name)
         assert (status, NO_START in message) == ("400", True)
         triton.infer(few, sequence_id=name, sequence_start=True, sensor=SENSOR)
@@ -519,35 +532,32 @@ def request_body(
 
 
 def test_too_many_requests_of_one_sequence_wait(tight_server: str, name: str) -> None:
-    """Of many at once one is worked on, two wait, and the others are refused and change nothing."""
+    """Of ten at once one is worked on, two wait, and the others are refused and change nothing."""
     wide = SensorSize(640, 480)
-    windows = 40
+    windows = 15
+    begin: dict[str, Any] = {"sequence_start": True, "sensor": wide, "parameters": WINDOW}
     with triton_client(tight_server) as triton:
-        triton.infer(make_events((0, 1, 1, 1)), sequence_id=name, sequence_start=True, sensor=wide, parameters=WINDOW)
-    together = threading.Barrier(10)
-
-    def send(number: int) -> tuple[int, list[Any]]:
-        document = {
-            "parameters": {"sequence_id": name},
-            "outputs": [{"name": "window"}],
-            "inputs": [{"name": "until_us", "datatype": "INT64", "shape": [1], "data": [windows * WINDOW_US]}],
-        }
-        with httpx.Client(timeout=PATIENCE_S) as http:
-            together.wait(PATIENCE_S)
-            response = http.post(f"{tight_server}/v2/models/{MODEL}/infer", json=document)
-        if response.status_code != 200:
-            assert "wait already" in problem_of(response, 429)["error"]
-            assert int(response.headers["retry-after"]) >= 1
-            return number, []
-        return number, [response.json()]
-
-    with ThreadPoolExecutor(10) as pool:
-        answers = [answer for _, answer in pool.map(send, range(10))]
-    taken = [answer[0] for answer in answers if answer]
-    assert 1 <= len(taken) < 10
-    found = sorted(answer["outputs"][0]["data"] for answer in taken)
-    assert sum(map(len, found)) == windows * 3
-    assert sorted(answer["parameters"]["next_sequence"] for answer in taken) == list(range(3, 3 + len(taken)))
+        triton.infer(make_events((0, 1, 1, 1)), sequence_id=name, **begin)
+    until = {"name": "until_us", "datatype": "INT64", "shape": [1]}
+    bodies = [
+        document(
+            {**until, "data": [(number + 1) * windows * WINDOW_US]},
+            outputs=[{"name": "window"}],
+            parameters={"sequence_id": name},
+        )
+        for number in range(10)
+    ]
+    answers = send_together(tight_server, [(body, {}) for body in bodies])
+    taken = [json.loads(answer.content) for answer in answers if answer.status == 200]
+    assert 3 <= len(taken) < 10
+    for answer in answers:
+        if answer.status != 200:
+            assert answer.status == 429
+            assert int(answer.headers["retry-after"]) >= 1
+            assert "2 requests of this sequence wait already" in json.loads(answer.content)["error"]
+    assert [answer["parameters"]["next_sequence"] for answer in taken] == list(range(3, 3 + len(taken)))
+    found = [row for answer in taken for row in answer["outputs"][0]["data"][::3]]
+    assert found == list(range(len(found)))
     with triton_client(tight_server) as triton:
         triton.infer(sequence_id=name, sequence_end=True)
 
@@ -558,27 +568,41 @@ def test_requests_are_taken_in_the_order_in_which_they_arrive(
     """None waits for the answer to the one before it; the ones in front take the longest to read and to compute."""
     parts = split(EVENTS, [3000, 3001, 3002, 3003, 3004, 5000])
     triton.infer(EventBatch.empty(), sequence_id=name, sequence_start=True, sensor=SENSOR, parameters=WINDOW)
-
-    def send(index: int, http: httpx.Client) -> Outputs:
+    bodies = []
+    for index, part in enumerate(parts):
         parameters = {"sequence_id": name, "binary_data_output": True, "sequence_end": index == len(parts) - 1}
-        body, headers = request_body(parts[index], parameters, binary=index > 0)
-        response = http.post(f"/v2/models/{MODEL}/infer", content=body, headers=headers)
-        assert response.status_code == 200, response.text
-        return outputs_in(response)
-
-    with ThreadPoolExecutor(len(parts)) as pool, httpx.Client(base_url=server, timeout=PATIENCE_S) as http:
-        calls = []
-        for index in range(len(parts)):
-            calls.append(pool.submit(send, index, http))
-            time.sleep(0.02)
-        assert_same(joined([call.result() for call in calls]), reference)
+        bodies.append(request_body(part, parameters, binary=index > 0))
+    assert_same(joined([outputs_in(answer) for answer in send_together(server, bodies)]), reference)
 
 
-def outputs_in(response: httpx.Response) -> Outputs:
+def send_together(server: str, bodies: Sequence[tuple[bytes, dict[str, str]]]) -> list[Answer]:
+    """Send each over a connection of its own, one after the other, and only then read the answers."""
+    address = urlsplit(server)
+    with ExitStack() as stack:
+        connections = []
+        for _ in bodies:
+            connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=PATIENCE_S)
+            stack.callback(connection.close)
+            connection.connect()
+            connections.append(connection)
+        for connection, (body, headers) in zip(connections, bodies, strict=True):
+            connection.request("POST", f"/v2/models/{MODEL}/infer", body, headers)
+        return [read_answer(connection) for connection in connections]
+
+
+def read_answer(connection: http.client.HTTPConnection) -> Answer:
+    """The answer to what was sent over a connection."""
+    response = connection.getresponse()
+    return Answer(response.status, dict(response.getheaders()), response.read())
+
+
+def outputs_in(answer: Answer) -> Outputs:
     """The outputs of an answer with binary data."""
     from tritonclient.http import InferenceServerClient
 
-    result = InferenceServerClient.parse_response_body(response.content, header_length=response.headers[HEADER_LENGTH])
+    assert answer.status == 200, answer.content
+    length = answer.headers[HEADER_LENGTH.lower()]
+    result = InferenceServerClient.parse_response_body(answer.content, header_length=length)
     return {output["name"]: result.as_numpy(output["name"]) for output in result.get_response()["outputs"]}
 
 
@@ -597,33 +621,44 @@ def test_many_sequences_at_once(server: str, reference: Outputs, name: str) -> N
             assert_same(found, reference)
 
 
-def test_sequences_go_on_at_another_server(tmp_path: Path, reference: Outputs, name: str) -> None:
-    """Each request may come to another server; what is answered is in the store."""
+@pytest.fixture
+def replicas(tmp_path: Path) -> Iterator[list[str]]:
+    """Two servers that share a store."""
     with running_redis(tmp_path) as redis:
-        settings = {"store_url": redis.url, "default_model": MODEL}
-        with running_server(**settings) as one, running_server(**settings) as other:
-            with triton_client(one) as left, triton_client(other) as right:
-                parts = split(EVENTS, CUTS)
-                begin: dict[str, Any] = {"sensor": SENSOR, "sequence_start": True, "parameters": WINDOW}
-                found = [left.infer(parts[0], sequence_id=name, **begin)]
-                for index, part in enumerate(parts[1:], 1):
-                    triton = (left, right)[index % 2]
-                    end = index == len(parts) - 1
-                    parameters = {"sequence_number": index + 1}
-                    found.append(triton.infer(part, sequence_id=name, sequence_end=end, parameters=parameters))
-                assert_same(joined(found), reference)
-                # The last answer was lost, and the server with it.
-                again = right.infer(parts[-1], sequence_id=name, sequence_end=True, parameters=parameters)
-                assert_same(again, found[-1])
-                # A start cuts off what runs elsewhere.
-                left.infer(random_events(5), sequence_id=name, **begin)
-                assert_same(run_sequence(right, name), reference)
-                assert NO_START in left.refusal(EVENTS, sequence_id=name)[1]
-                left.infer(random_events(5), sequence_id=name, **begin)
-                right.infer(parts[0], sequence_id=name, **begin)
-                assert "400" == left.refusal(EVENTS, sequence_id="never begun")[0]
-                rest = left.infer(EVENTS[CUTS[0] :], sequence_id=name, sequence_end=True)
-                assert_same(joined([found[0], rest]), reference)
+        servers = [Replica(name, tmp_path, {"store_url": redis.url}) for name in ("one", "other")]
+        for replica in servers:
+            replica.start()
+        try:
+            for replica in servers:
+                replica.wait_until_ready()
+            yield [replica.url for replica in servers]
+        finally:
+            for replica in servers:
+                replica.terminate()
+        assert not any("Traceback" in replica.log() for replica in servers)
+
+
+def test_sequences_go_on_at_another_server(replicas: list[str], reference: Outputs, name: str) -> None:
+    """Each request may come to another server; what is answered is in the store."""
+    parts = split(EVENTS, CUTS)
+    begin: dict[str, Any] = {"sensor": SENSOR, "sequence_start": True, "parameters": WINDOW}
+    with triton_client(replicas[0]) as left, triton_client(replicas[1]) as right:
+        found = [left.infer(parts[0], sequence_id=name, **begin)]
+        for number, part in enumerate(parts[1:], 2):
+            last: dict[str, Any] = {"sequence_end": number == len(parts), "parameters": {"sequence_number": number}}
+            found.append((left, right)[number % 2].infer(part, sequence_id=name, **last))
+        assert_same(joined(found), reference)
+        # The last answer was lost, and its server cannot be reached.
+        assert_same((right, left)[number % 2].infer(parts[-1], sequence_id=name, **last), found[-1])
+        # A start ends what runs elsewhere.
+        left.infer(random_events(5), sequence_id=name, **begin)
+        assert_same(run_sequence(right, name), reference)
+        assert NO_START in left.refusal(EVENTS, sequence_id=name)[1]
+        left.infer(random_events(5), sequence_id=name, **begin)
+        first = right.infer(parts[0], sequence_id=name, **begin)
+        rest = left.infer(EVENTS[CUTS[0] :], sequence_id=name, sequence_end=True)
+        assert_same(joined([first, rest]), reference)
+        assert NO_START in right.refusal(EVENTS, sequence_id=name)[1]
 
 
 # What cannot be used.
@@ -859,9 +894,8 @@ def test_other_refusals_are_readable_too(http: httpx.Client) -> None:
 
 
 def test_a_sequence_is_not_another_clients_session(http: httpx.Client, name: str, triton: Triton) -> None:
-    from service.api.sequences import session_id
-
-    id = session_id(MODEL, name)
+    # Servers of different versions must find each other's sequences, so this does not change.
+    id = "sequence-" + blake2b(f"{MODEL}\0str\0{name}".encode(), digest_size=24).hexdigest()
     body = {"sensor": {"width": 64, "height": 48}, "metrics": False}
     assert http.post("/v1/sessions", params={"session": id}, json=body).status_code == 201
     assert triton.refusal(EVENTS, sequence_id=name)[0] == "409"

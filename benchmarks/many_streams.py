@@ -1,0 +1,309 @@
+"""Many streams at once over one server: no cross-talk, nothing lost, memory flat; and what sharing the cores gives.
+
+    python -m benchmarks.many_streams --json docs/results/many-streams.json
+
+A real server process with its default settings. First 64 streams of four geometries and every streaming network of the
+zoo, as fast as they are answered, for a minute: each answer is held against the same stream computed alone, in this
+process, on one thread, bit for bit. Then 346x260 streams of ``edge-s`` paced at 20 windows a second, more and more of
+them, until they fall behind. Last, in one run and alternating, what a window costs at the service and as a bare step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+
+from clients import Client
+from models import zoo
+from models.events import EventBatch, SensorSize
+from models.machine import describe_machine
+from models.runtime.model import SegmentationModel
+from tests.service.harness import PATIENCE_S, running_server
+
+SENSORS = (SensorSize(346, 260), SensorSize(240, 180), SensorSize(128, 128), SensorSize(64, 48))
+CAMERA = SENSORS[0]
+WINDOW_US = 50_000
+EVENTS_PER_PIXEL = 0.15
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One stream: what it sends is drawn anew from its seed, window by window."""
+
+    seed: int
+    model: str
+    sensor: SensorSize
+
+    def window(self, index: int) -> EventBatch:
+        """The events of one window."""
+        rng = np.random.default_rng((self.seed, index))
+        n = int(self.sensor.width * self.sensor.height * EVENTS_PER_PIXEL)
+        return EventBatch(
+            np.sort(rng.integers(index * WINDOW_US, (index + 1) * WINDOW_US, n)),
+            rng.integers(0, self.sensor.width, n).astype(np.uint16),
+            rng.integers(0, self.sensor.height, n).astype(np.uint16),
+            rng.integers(0, 2, n).astype(np.uint8),
+        )
+
+
+@dataclass
+class Outcome:
+    """What a stream was answered: for each window its number, its mask's bytes, and its spikes."""
+
+    windows: list[int] = field(default_factory=list)
+    digests: list[int] = field(default_factory=list)
+
+
+def make_plans(count: int, models: Sequence[str], sensors: Sequence[SensorSize] = SENSORS) -> list[Plan]:
+    """So many streams, of all geometries and models in turn."""
+    kinds = itertools.cycle(itertools.product(sensors, models))
+    return [Plan(seed, model, sensor) for seed, (sensor, model) in zip(range(count), kinds, strict=False)]
+
+
+def digest(mask: Any, spikes: Sequence[int]) -> int:
+    """What two answers have in common if they have the same bits."""
+    return hash((mask.tobytes(), tuple(spikes)))
+
+
+def run_streams(url: str, plans: Sequence[Plan], seconds: float, most_windows: int | None = None) -> list[Outcome]:
+    """Send all streams at once for a while, each as fast as it is answered."""
+    end = time.monotonic() + seconds
+
+    def batches(plan: Plan) -> Iterator[EventBatch]:
+        for index in itertools.count():
+            if index == most_windows or time.monotonic() > end:
+                return
+            yield plan.window(index)
+
+    def run(plan: Plan) -> Outcome:
+        outcome = Outcome()
+        with Client(url, timeout=PATIENCE_S) as client:
+            stream = client.stream(batches(plan), plan.sensor, model=plan.model, window_us=WINDOW_US)
+            for result in stream:
+                assert result.activity is not None
+                outcome.windows.append(result.window)
+                outcome.digests.append(digest(result.mask, [layer.spikes for layer in result.activity.layers]))
+        return outcome
+
+    with ThreadPoolExecutor(len(plans)) as pool:
+        return list(pool.map(run, plans))
+
+
+def differences(plans: Sequence[Plan], outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Windows that were lost, given twice, or answered otherwise than for a stream alone on one thread."""
+    found = {"streams": len(plans), "windows": 0, "lost_or_repeated": 0, "different": 0}
+    torch.set_num_threads(1)
+    models: dict[str, SegmentationModel] = {name: zoo.load_events(name) for name in {plan.model for plan in plans}}
+    for plan, outcome in zip(plans, outcomes, strict=True):
+        model = models[plan.model]
+        state = model.initial_state(plan.sensor)
+        found["windows"] += len(outcome.windows)
+        found["lost_or_repeated"] += sum(a != b for a, b in zip(outcome.windows, itertools.count(), strict=False))
+        for index, given in enumerate(outcome.digests):
+            answer = model.segment(state, plan.window(index), plan.sensor)
+            state = answer.state
+            found["different"] += given != digest(answer.mask, [layer.spikes for layer in answer.activity.layers])
+    return found
+
+
+def metric(url: str, name: str, **labels: str) -> float:
+    """One value of the server's metrics."""
+    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text):
+        for sample in family.samples:
+            if sample.name == name and all(sample.labels.get(key) == value for key, value in labels.items()):
+                return float(sample.value)
+    raise LookupError(f"{url}/metrics has no {name}")
+
+
+def resident(url: str) -> float:
+    """The server's resident memory in MB."""
+    return round(metric(url, "process_resident_memory_bytes") / 1e6, 1)
+
+
+class MemoryWatch:
+    """Looks at a server's memory now and then."""
+
+    def __init__(self, url: str, every_s: float) -> None:
+        self.samples: list[float] = []
+        self._url, self._every_s = url, every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self.samples.append(resident(self._url))
+
+
+def soak(streams: int, seconds: float) -> dict[str, Any]:
+    """Many streams at once; what came back, and the server's memory over the time."""
+    with running_server(max_sessions=streams + 8) as url:
+        models = [name for name in zoo.names(input="events") if zoo.load_events(name).mode == "streaming"]
+        plans = make_plans(streams, models)
+        at_start = resident(url)
+        with MemoryWatch(url, seconds / 20) as watch:
+            outcomes = run_streams(url, plans, seconds)
+        rows, batches = metric(url, "spikeseg_batch_rows_sum"), metric(url, "spikeseg_batch_rows_count")
+        after = resident(url)
+    return {
+        "seconds": seconds,
+        "models": models,
+        "sensors": [str(sensor) for sensor in SENSORS],
+        **differences(plans, outcomes),
+        "rows_per_batch": round(rows / batches, 2),
+        "resident_mb": {"start": at_start, "during": watch.samples, "after": after},
+    }
+
+
+def paced(url: str, streams: int, rate_hz: float, seconds: float) -> dict[str, Any]:
+    """Streams that send a window at a time; how late the answers are."""
+    lags: list[float] = []
+
+    def run(plan: Plan) -> int:
+        windows = [plan.window(index) for index in range(20)]
+        begun = time.monotonic() + plan.seed / rate_hz / streams
+        count = int(seconds * rate_hz)
+
+        def batches() -> Iterator[EventBatch]:
+            for index in range(count):
+                time.sleep(max(0.0, begun + index / rate_hz - time.monotonic()))
+                part, shift = windows[index % len(windows)], (index // len(windows)) * len(windows) * WINDOW_US
+                yield EventBatch(part.t + shift, part.x, part.y, part.p)
+
+        with Client(url, timeout=PATIENCE_S) as client:
+            for result in client.stream(batches(), CAMERA, model=plan.model, window_us=WINDOW_US):
+                # A window is closed by the first event of the one after it.
+                due = begun + (result.window + 1) / rate_hz
+                lags.append(time.monotonic() - due)
+        return count
+
+    with ThreadPoolExecutor(streams) as pool:
+        total = sum(pool.map(run, make_plans(streams, ["edge-s"], [CAMERA])))
+    late = lags[len(lags) // 2 :]
+    return {
+        "streams": streams,
+        "windows": total,
+        "lag_ms": {f"p{p}": round(float(np.percentile(late, p)) * 1e3, 1) for p in (50, 95)},
+    }
+
+
+def sustained(rate_hz: float, seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
+    """The most streams at a rate whose answers do not fall behind: half of them within one window's time."""
+    tried = []
+    with running_server(**settings) as url:
+        for streams in range(1, 17):
+            tried.append(paced(url, streams, rate_hz, seconds))
+            if tried[-1]["lag_ms"]["p50"] > 1e3 / rate_hz:
+                break
+    kept = [trial["streams"] for trial in tried if trial["lag_ms"]["p50"] <= 1e3 / rate_hz]
+    return {"settings": settings, "rate_hz": rate_hz, "streams": max(kept, default=0), "trials": tried}
+
+
+def throughput(streams: int, seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
+    """Windows of 346x260 that a server computes in a second for so many streams at once."""
+    with running_server(**settings) as url:
+        plans = make_plans(streams, ["edge-s"], [CAMERA])
+        run_streams(url, plans, 3.0)
+        begun = time.monotonic()
+        outcomes = run_streams(url, plans, seconds)
+        spent = time.monotonic() - begun
+        rows, batches = metric(url, "spikeseg_batch_rows_sum"), metric(url, "spikeseg_batch_rows_count")
+    windows = sum(len(outcome.windows) for outcome in outcomes)
+    return {
+        "settings": settings,
+        "streams": streams,
+        "windows_per_second": round(windows / spent, 1),
+        "rows_per_batch": round(rows / batches, 2),
+    }
+
+
+def overhead(windows: int) -> dict[str, Any]:
+    """A window's total time in the service beside a bare step on the same events, alternating."""
+    model = zoo.load_events("edge-s")
+    plan = Plan(0, "edge-s", CAMERA)
+    bare: list[float] = []
+    served: list[float] = []
+    compute: list[float] = []
+    with running_server() as url, Client(url, timeout=PATIENCE_S) as client:
+        torch.set_num_threads(int(describe_machine()["cores"]))
+        state = model.initial_state(CAMERA)
+
+        def batches() -> Iterator[EventBatch]:
+            nonlocal state
+            for index in range(windows):
+                part = plan.window(index)
+                begun = time.perf_counter()
+                state = model.segment(state, part, CAMERA).state
+                bare.append((time.perf_counter() - begun) * 1e3)
+                yield part
+
+        for result in client.stream(batches(), CAMERA, model="edge-s", window_us=WINDOW_US):
+            served.append(result.latency.total_ms)
+            compute.append(result.latency.compute_ms)
+    half = windows // 2
+    found = {
+        "bare_ms": statistics.median(bare[half:]),
+        "compute_ms": statistics.median(compute[half:]),
+        "served_ms": statistics.median(served[half:]),
+    }
+    return {
+        **{name: round(value, 2) for name, value in found.items()},
+        "ratio": round(found["served_ms"] / found["bare_ms"], 3),
+    }
+
+
+def main() -> None:
+    """Run everything, print it, and keep it as JSON if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--paced-seconds", type=float, default=6.0)
+    parser.add_argument("--json", type=Path, help="where to keep the result")
+    arguments = parser.parse_args()
+    cores = int(describe_machine()["cores"])
+    found = {
+        "machine": describe_machine(),
+        "soak": soak(arguments.streams, arguments.seconds),
+        "throughput": [
+            throughput(8, arguments.paced_seconds, settings)
+            for settings in (
+                {"cores": cores, "max_batch": 1},
+                {"cores": cores, "max_batch": 2},
+                {"cores": cores, "max_batch": 4},
+                {"cores": cores, "max_batch": 8},
+                {"cores": 1, "max_batch": 1},
+                {"cores": 1, "max_batch": 4},
+            )
+        ],
+        "sustained": sustained(20.0, arguments.paced_seconds, {"cores": cores}),
+        "overhead": overhead(200),
+    }
+    text = json.dumps(found, indent=1)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
