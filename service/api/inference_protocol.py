@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from service import __version__
 from service.api.bodies import JSON, body_schema, read_body
@@ -32,6 +33,7 @@ EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "sequen
 
 _OCTETS = "application/octet-stream"
 _MAX_INDEX_BYTES = 65_536
+_PART_BYTES = 1 << 18
 _EXAMPLE = {
     "inputs": [
         {"name": "events", "datatype": "INT64", "shape": [2, 4], "data": [0, 12, 7, 1, 150, 13, 7, 0]},
@@ -179,9 +181,10 @@ async def infer(
     body = await read_body(request, limit, services.settings.body_seconds)
     inference = await sequences.infer(model, body, header_length, arrived, request.is_disconnected)
     content, json_length = await services.engine.offload(_answer, model, inference)
-    if json_length is None:
-        return Response(content, media_type=JSON)
-    return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type=_OCTETS)
+    headers = {"Content-Length": str(len(content))}
+    if json_length is not None:
+        headers[HEADER_LENGTH] = str(json_length)
+    return StreamingResponse(_parts(content), headers=headers, media_type=JSON if json_length is None else _OCTETS)
 
 
 async def not_offered(request: Request) -> Response:
@@ -205,6 +208,12 @@ def _answer(model: SegmentationModel, inference: Inference) -> tuple[bytes, int 
         }
     tensors = output_tensors(request.outputs, inference.answers, inference.sensor, model.classes)
     return encode_body(document, "outputs", tensors)
+
+
+async def _parts(content: bytes) -> AsyncIterator[bytes]:
+    """A body of megabytes in parts, so that the event loop copies only so much at a time."""
+    for begin in range(0, len(content), _PART_BYTES):
+        yield content[begin : begin + _PART_BYTES]
 
 
 def _header_length(request: Request) -> str | None:

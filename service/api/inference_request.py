@@ -28,6 +28,7 @@ _OURS = {
     "window.stride_us": "stride_us",
     "window.count": "window_events",
     "window.stride": "stride_events",
+    "time": "reorder_us",
     "time.reorder_us": "reorder_us",
     "time.wrap_bits": "wrap_bits",
 }

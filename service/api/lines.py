@@ -60,6 +60,9 @@ class Lines:
         self._lines: dict[str, Line] = {}
         self._most = most
 
+    def __len__(self) -> int:
+        return len(self._lines)
+
     @contextmanager
     def join(self, name: str) -> Iterator[Place]:
         """A place at the end of a line.

@@ -82,9 +82,15 @@ class Replica:
         """Make it vanish."""
         self._end(signal.SIGKILL)
 
-    def terminate(self) -> None:
-        """Have it stop in order: it must end by itself, and well."""
-        code = self._end(signal.SIGTERM)
+    def terminate(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Have it stop in order: it must end by itself, and well.
+
+        Parameters
+        ----------
+        meanwhile : callable
+            Called after the signal, before the end is waited for.
+        """
+        code = self._end(signal.SIGTERM, meanwhile)
         assert code == 0, f"exit code {code}:\n{self.log()}"
 
     def freeze(self) -> None:
@@ -113,12 +119,13 @@ class Replica:
         """What it has said since it was first started."""
         return self._log.read_text() if self._log.exists() else ""
 
-    def _end(self, how: signal.Signals) -> int:
+    def _end(self, how: signal.Signals, meanwhile: Callable[[], object] = lambda: None) -> int:
         process, self._process = self._process, None
         assert process is not None, "it does not run"
         process.send_signal(how)
         process.send_signal(signal.SIGCONT)  # A frozen process would not notice.
         try:
+            meanwhile()
             return process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             process.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import time
@@ -20,6 +21,8 @@ import pytest
 from numpy.typing import NDArray
 
 from models.events import EventBatch, SensorSize
+from service.api.lines import Line, Lines
+from service.errors import BacklogError
 from service.wire.tensors import HEADER_LENGTH, Tensor, encode_body
 from tests.service.harness import (
     PATIENCE_S,
@@ -328,6 +331,48 @@ def test_nested_json_of_a_client_that_writes_nulls(http: httpx.Client, reference
     assert "id" not in answer
     for output in answer["outputs"]:
         assert output["data"] == reference[output["name"]].astype(reference[output["name"]].dtype).ravel().tolist()
+
+
+def test_what_clients_tell_triton_alone_is_passed_over(http: httpx.Client, triton: Triton, reference: Outputs) -> None:
+    found = triton.infer(EVENTS, sensor=SENSOR, parameters=WINDOW, priority=3, timeout=5_000_000)
+    assert_same(found, reference)
+    parameters = {"sensor_width": 64, "sensor_height": 48, "triton_enable_empty_final_response": {"any": ["thing"]}}
+    assert http.post(f"/v2/models/{MODEL}/infer", content=document(parameters=parameters)).status_code == 200
+
+
+def test_a_single_request_is_given_up_when_its_client_leaves(tight_server: str) -> None:
+    wide = {"sensor_width": 640, "sensor_height": 480, **WINDOW}
+    until = {"name": "until_us", "datatype": "INT64", "shape": [1], "data": [200 * WINDOW_US]}
+    body = document(events(data=[0, 1, 1, 1]), until, outputs=[{"name": "window"}], parameters=wide)
+    before = count_windows(tight_server)
+    address = urlsplit(tight_server)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=PATIENCE_S)
+    connection.request("POST", f"/v2/models/{MODEL}/infer", body)
+    wait_until(lambda: count_windows(tight_server) > before)
+    connection.close()
+    wait_until(lambda: is_steady(lambda: count_windows(tight_server)))
+    assert count_windows(tight_server) - before < 200
+
+
+def count_windows(server: str) -> float:
+    """Windows that a server has computed."""
+    lines = httpx.get(f"{server}/metrics", timeout=PATIENCE_S).text.splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith("spikeseg_windows_total{"))
+
+
+def is_steady(count: Callable[[], float]) -> bool:
+    """Whether a number does not change for a while."""
+    before = count()
+    time.sleep(0.5)
+    return count() == before
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return once it is so."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.02)
 
 
 def test_requests_without_events(triton: Triton) -> None:
@@ -661,6 +706,47 @@ def test_sequences_go_on_at_another_server(replicas: list[str], reference: Outpu
         assert NO_START in right.refusal(EVENTS, sequence_id=name)[1]
 
 
+def test_a_line_lets_through_in_the_order_of_coming() -> None:
+    """Whoever waits may leave before the turn; nobody behind is let through by that."""
+
+    async def run() -> list[str]:
+        line, order = Line(), list[str]()
+
+        async def go(name: str, seconds: float) -> None:
+            with line.join() as place:
+                await asyncio.sleep(seconds)
+                await place.reached()
+                order.append(name)
+                await asyncio.sleep(0.01)
+                order.append(name)
+
+        tasks = [asyncio.create_task(go(name, seconds)) for name, seconds in [("a", 0.05), ("b", 0), ("c", 0.02)]]
+        impatient = asyncio.create_task(go("impatient", 0))
+        tasks.append(asyncio.create_task(go("d", 0)))
+        await asyncio.sleep(0.01)
+        impatient.cancel()
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert not line
+        return order
+
+    assert asyncio.run(run()) == ["a", "a", "c", "c", "d", "d"]
+
+
+def test_lines_are_short_and_leave_nothing_behind() -> None:
+    async def run() -> None:
+        lines = Lines(2)
+        with ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(lines.join("one"))
+            with pytest.raises(BacklogError), lines.join("one"):
+                pass
+            stack.enter_context(lines.join("other"))
+        assert not lines
+
+    asyncio.run(run())
+
+
 # What cannot be used.
 
 T0 = int(EVENTS.t[2499])
@@ -868,6 +954,7 @@ BAD_SEQUENCES: dict[str, tuple[dict[str, Any], str]] = {
     "too long a stride": ({"window_us": 5000, "stride_us": 5001}, "parameters.window_us"),
     "too many bits": ({"wrap_bits": 60}, "parameters.wrap_bits"),
     "too much disorder": ({"reorder_us": 10**9}, "parameters.reorder_us"),
+    "too much disorder for the clock": ({"reorder_us": 100_000, "wrap_bits": 16}, "parameters.reorder_us"),
     "too large a sensor": ({"sensor_width": 60_000, "sensor_height": 60_000}, "too large"),
 }
 
