@@ -63,7 +63,7 @@ async def open_session(services: Services, fields: SessionFields, id: str | None
         raise UnusableInputError(errors[0].message, errors)
     model = await services.library.get(fields.model if fields.model is not None else settings.default_model)
     services.registry.require_room()
-    config = _config(fields, model.window_us)
+    config = stream_config(fields, model.window_us)
     membranes = await services.engine.offload(model.initial_state, sensor)
     queue = fields.queue
     spec = SessionSpec(
@@ -94,7 +94,9 @@ async def open_from_snapshot(services: Services, snapshot: Snapshot, id: str | N
         If the snapshot does not fit the model.
     """
     services.require_open()
-    errors = limit_errors(services.settings, snapshot.spec.sensor, None)
+    window = snapshot.spec.config.window
+    window_us = window.us if isinstance(window, TimeWindows) else None
+    errors = limit_errors(services.settings, snapshot.spec.sensor, window_us=window_us)
     if errors:
         raise UnusableInputError(errors[0].message, errors)
     model = await services.library.get(snapshot.spec.model)
@@ -118,7 +120,8 @@ async def _take_in(services: Services, spec: SessionSpec, progress: Progress) ->
     return session, f"{spec.id}.{secret}"
 
 
-def _config(fields: SessionFields, default_us: int) -> StreamConfig:
+def stream_config(fields: SessionFields, default_us: int) -> StreamConfig:
+    """How the stream of a new session is cut; ``default_us`` is the length of windows that nobody has chosen."""
     window, clock = fields.window, fields.time
     span: TimeWindows | CountWindows
     if window is not None and window.count is not None:

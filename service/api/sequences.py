@@ -20,7 +20,7 @@ from models.runtime.model import SegmentationModel
 from service.api.inference_request import InferRequest, named_as_parameters, read_request
 from service.api.inference_tensors import events_of, most_windows
 from service.api.lines import Line, Lines
-from service.api.opening import _config, open_session
+from service.api.opening import open_session, stream_config
 from service.api.schemas import SessionFields, limit_errors
 from service.api.services import Services
 from service.errors import (
@@ -140,7 +140,7 @@ class Sequences:
         services = self.services
         services.require_open()
         fields = self._fields(model, request)
-        sensor, config = fields.sensor.size, _config(fields, model.window_us)
+        sensor, config = fields.sensor.size, stream_config(fields, model.window_us)
         spec = SessionSpec(
             "", b"", model.name, model.fingerprint, sensor, config, _FORM, Backlog(), opened_at=time.time()
         )
@@ -157,7 +157,7 @@ class Sequences:
         services.require_open()
         fields = self._fields(model, request)
         # Read before anything is changed, so that a request that cannot be used leaves all as it is.
-        ordered = _config(fields, model.window_us).ordered
+        ordered = stream_config(fields, model.window_us).ordered
         command = await self._command(
             request, fields.sensor.size, ordered=ordered, flush=request.parameters.sequence_end
         )

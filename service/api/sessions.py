@@ -94,14 +94,14 @@ async def create_session(
 @router.get("/{id}")
 async def get_session(id: str, services: AppServices) -> dict[str, Any]:
     """Look at a session."""
-    session = await services.registry.get(id)
+    session = await _find(services, id)
     return {**describe_session(session, services.settings), "state_bytes": session.state_bytes}
 
 
 @router.delete("/{id}", status_code=204, response_class=Response)
 async def delete_session(id: str, services: AppServices) -> Response:
     """End a session."""
-    session = await services.registry.get(id)
+    session = await _find(services, id)
     session.require_free()
     await services.registry.remove(session)
     return Response(status_code=204)
@@ -110,7 +110,7 @@ async def delete_session(id: str, services: AppServices) -> Response:
 @router.get("/{id}/state", response_class=Response, responses=_SNAPSHOT)
 async def get_state(id: str, services: AppServices) -> Response:
     """A snapshot: all that the session needs to go on from here, in this or another server, with the same bits."""
-    session = await services.registry.get(id)
+    session = await _find(services, id)
     make = session.snapshot(public=True)
     data = await services.engine.offload(lambda: encode_checkpoint(make()))
     return StreamingResponse(_parts(data), headers={"Content-Length": str(len(data))}, media_type=STATE_MEDIA_TYPE)
@@ -119,7 +119,7 @@ async def get_state(id: str, services: AppServices) -> Response:
 @router.put("/{id}/state", openapi_extra=body_schema([STATE_MEDIA_TYPE]))
 async def put_state(id: str, request: Request, services: AppServices, sequence: Sequence_ = None) -> dict[str, Any]:
     """Go on from a snapshot of a session with the same model, sensor and windows."""
-    session = await services.registry.get(id)
+    session = await _find(services, id)
     session.require_free()
     require_media_type(request, [STATE_MEDIA_TYPE])
     snapshot = await _read_snapshot(services, request)
@@ -155,7 +155,7 @@ async def post_events(
 ) -> Response:
     """Events in; every window that is now complete out, by ``Accept`` as JSON or as ``RESULT`` messages."""
     arrived = time.perf_counter()
-    session = await services.registry.get(id)
+    session = await _find(services, id)
     session.require_free()
     answer_type = choose_media_type(request.headers.getlist("accept"), [JSON, RESULTS_MEDIA_TYPE])
     # With nothing but a time there is no content, hence no content type.
@@ -189,9 +189,15 @@ async def post_events(
 @router.post("/{id}/reset")
 async def reset_session(id: str, services: AppServices, sequence: Sequence_ = None) -> dict[str, Any]:
     """Membranes to rest, windows from 0 again; the clock may start anew too."""
-    session = await services.registry.get(id)
+    session = await _find(services, id)
     await _take(session, Reset(), session.form, Arrival(time.perf_counter()), sequence)
     return describe_session(session, services.settings)
+
+
+async def _find(services: Services, id: str) -> Session:
+    """The session of that id; while the server is about to stop, another one is to be asked for it."""
+    services.require_open()
+    return await services.registry.get(id)
 
 
 async def _take(

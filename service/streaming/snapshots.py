@@ -192,13 +192,14 @@ def read_snapshot(checkpoint: Checkpoint, limits: WindowLimits) -> Snapshot:
         place = ".".join(map(str, first["loc"]))
         raise SnapshotError(f"the snapshot's {place}: {first['msg']}") from None
     config = StreamConfig.from_json(header.config)
-    stream = EventStream.restore(config, limits, header.stream, _part(checkpoint, _STREAM))
+    sensor = SensorSize(header.sensor.width, header.sensor.height)
+    stream = EventStream.restore(config, limits, header.stream, _part(checkpoint, _STREAM), sensor=sensor)
     spec = SessionSpec(
         header.session,
         base64.b64decode(header.secret_sha256),
         header.model,
         header.fingerprint,
-        SensorSize(header.sensor.width, header.sensor.height),
+        sensor,
         config,
         AnswerFormat(MaskEncoding(header.form.mask), header.form.metrics),
         Backlog(Policy(header.backlog.policy), header.backlog.windows, header.backlog.deadline_s),

@@ -452,7 +452,8 @@ def test_whoever_looks_at_a_session_does_not_take_it_away(replicas: Replicas) ->
 
 
 def test_whoever_lost_a_session_can_never_write_again(replicas: Replicas) -> None:
-    pieces = list(islice(Kind().pieces(80), 200))
+    pieces = list(islice(Kind().pieces(80), 10))
+    before = replicas[0].metric("spikeseg_sessions_active")
     with Stream(replicas[0].url, hello()) as old:
         old.events(pieces[0])
         id = old.welcome["session"]
@@ -463,10 +464,10 @@ def test_whoever_lost_a_session_can_never_write_again(replicas: Replicas) -> Non
             refusal = refusal_of(old, pieces[1])
             assert refusal.code == 4409
             assert (refusal.problem or {})["problem"] == "urn:spikeseg:problem:session-moved"
-            for piece in pieces[2:10]:
+            for piece in pieces[2:]:
                 new.events(piece)
             wait_until(lambda: stored(replicas, id) == (2, 11), "the new holder's messages are in Redis")
-            assert replicas[0].metric("spikeseg_sessions_active") == 0
+            assert replicas[0].metric("spikeseg_sessions_active") <= before
             assert stored(replicas, id) == (2, 11)
 
 

@@ -706,6 +706,44 @@ def test_sequences_go_on_at_another_server(replicas: list[str], reference: Outpu
         assert NO_START in right.refusal(EVENTS, sequence_id=name)[1]
 
 
+def test_a_request_that_takes_long_to_read_is_not_overtaken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In this process: from outside nobody can tell when a body has arrived."""
+    from service.api import sequences
+    from service.api.services import Services
+    from service.settings import Settings
+
+    plain = sequences.read_request
+    parts = split(EVENTS, [3000, 3001])
+    seconds = {len(part): delay for part, delay in zip(parts, (0.1, 0.05, 0.0), strict=True)}
+
+    def slow(body: bytes, *args: Any) -> Any:
+        request = plain(body, *args)
+        time.sleep(seconds[len(request.events)])
+        return request
+
+    async def still_there() -> bool:
+        return False
+
+    async def run() -> list[int]:
+        services = Services.start(Settings())
+        try:
+            model = await services.library.get(MODEL)
+            taken = sequences.Sequences(services)
+            calls = []
+            for index, part in enumerate(parts):
+                parameters = {"sequence_id": 1, "sequence_start": index == 0, "sequence_end": index == 2}
+                body, headers = request_body(part, parameters)
+                calls.append(taken.infer(model, body, headers[HEADER_LENGTH], time.perf_counter(), still_there))
+            return [inference.next_sequence or 0 for inference in await asyncio.gather(*calls)]
+        finally:
+            await services.close()
+
+    monkeypatch.setattr(sequences, "read_request", slow)
+    assert asyncio.run(run()) == [2, 3, 5]
+
+
 def test_a_line_lets_through_in_the_order_of_coming() -> None:
     """Whoever waits may leave before the turn; nobody behind is let through by that."""
 
