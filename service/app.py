@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from service import __version__
-from service.api import health, models, recordings, segment, sessions, stream
+from service.api import health, inference_protocol, models, recordings, segment, sessions, stream
 from service.api.problems import install_problem_handlers
 from service.api.services import Services
 from service.settings import PACKAGE, Settings
@@ -74,7 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     install_problem_handlers(app)
-    for module in (segment, sessions, stream, models, recordings, health):
+    for module in (segment, sessions, stream, models, recordings, health, inference_protocol):
         app.include_router(module.router)
     app.mount("/viewer", ViewerFiles(directory=VIEWER), name="viewer")
 

@@ -13,6 +13,7 @@ ServiceError
  ├── UnsupportedMediaTypeError    415        a content type that the call does not read
  ├── NotAcceptableError           406        no offered type is in the request's Accept
  ├── HelloError                   400  4400  the hello is not valid
+ ├── SequenceStartError           400  4400  a request of a sequence that does not run (service.api.sequences)
  ├── UnusableInputError           422  4422  content that cannot be used
  │    ├── TimeOrderError                     an event earlier than what has been seen
  │    ├── TimeJumpError                      a message that would close too many windows

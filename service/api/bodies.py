@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from fastapi import Request
 
@@ -25,6 +25,7 @@ EVENT_TYPES = (wire.MEDIA_TYPE, JSON, AEDAT4)
 
 # Copying more than this is left to a thread: it would hold up the event loop.
 _LARGE_BYTES = 1 << 20
+_PART_BYTES = 1 << 18
 
 JSON_EVENTS = {"t": [0, 150, 33_400], "x": [12, 13, 14], "y": [7, 7, 8], "p": [1, 0, 1]}
 
@@ -100,6 +101,12 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     if size > _LARGE_BYTES:
         return await asyncio.to_thread(b"".join, chunks)
     return b"".join(chunks)
+
+
+async def in_parts(data: bytes) -> AsyncIterator[bytes]:
+    """A body of megabytes in parts, so that the event loop copies only so much at a time."""
+    for begin in range(0, len(data), _PART_BYTES):
+        yield data[begin : begin + _PART_BYTES]
 
 
 async def read_event_body(services: Services, request: Request, media_type: str | None) -> bytes:

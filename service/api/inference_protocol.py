@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.responses import Response, StreamingResponse
 
 from service import __version__
-from service.api.bodies import JSON, body_schema, read_body
+from service.api.bodies import JSON, body_schema, in_parts, read_body
 from service.api.inference_errors import InferenceRoute
 from service.api.inference_tensors import INPUTS, TensorSpec, output_specs, output_tensors
 from service.api.problems import PROBLEM_RESPONSES, invalid_fields
@@ -184,7 +183,7 @@ async def infer(
     headers = {"Content-Length": str(len(content))}
     if json_length is not None:
         headers[HEADER_LENGTH] = str(json_length)
-    return StreamingResponse(_parts(content), headers=headers, media_type=JSON if json_length is None else _OCTETS)
+    return StreamingResponse(in_parts(content), headers=headers, media_type=JSON if json_length is None else _OCTETS)
 
 
 async def not_offered(request: Request) -> Response:
@@ -208,12 +207,6 @@ def _answer(model: SegmentationModel, inference: Inference) -> tuple[bytes, int 
         }
     tensors = output_tensors(request.outputs, inference.answers, inference.sensor, model.classes)
     return encode_body(document, "outputs", tensors)
-
-
-async def _parts(content: bytes) -> AsyncIterator[bytes]:
-    """A body of megabytes in parts, so that the event loop copies only so much at a time."""
-    for begin in range(0, len(content), _PART_BYTES):
-        yield content[begin : begin + _PART_BYTES]
 
 
 def _header_length(request: Request) -> str | None:

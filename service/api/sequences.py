@@ -111,14 +111,16 @@ class Sequences:
         Raises
         ------
         ServiceError, WireError
-            If the request cannot be answered; nothing of it has been applied then. What it was to replace has ended.
+            If the request cannot be answered; nothing of it has been applied then, though a sequence that it was to
+            replace may have ended.
         """
         settings, offload = self.services.settings, self.services.engine.offload
         with ExitStack() as leaving:
             # Large bodies take longer to read, and what comes behind them must not overtake them.
             with self._arrivals.join() as place:
+                begun = time.perf_counter()
                 request = await offload(read_request, body, header_length, settings.max_json_bytes)
-                arrival = Arrival(arrived, time.perf_counter() - arrived)
+                arrival = Arrival(arrived, time.perf_counter() - begun)
                 await place.reached()
                 name = request.parameters.sequence_id
                 if name in (0, ""):
@@ -126,9 +128,12 @@ class Sequences:
                 else:
                     id = session_id(model.name, name)
                     turn = leaving.enter_context(self._turns.join(id))
+            if turn is not None:
+                await turn.reached()
+            # While this server is about to stop, another one is to be asked.
+            self.services.require_open()
             if turn is None:
                 return await self._infer_once(model, request, arrival, is_gone)
-            await turn.reached()
             if request.parameters.sequence_start:
                 return await self._begin(model, request, arrival, id)
             return await self._go_on(model, request, arrival, id)
@@ -138,7 +143,6 @@ class Sequences:
     ) -> Inference:
         """Answer from rest, by a session that nobody else knows."""
         services = self.services
-        services.require_open()
         fields = self._fields(model, request)
         sensor, config = fields.sensor.size, stream_config(fields, model.window_us)
         spec = SessionSpec(
@@ -147,20 +151,21 @@ class Sequences:
         membranes = await services.engine.offload(model.initial_state, sensor)
         progress = Progress(EventStream.start(config, services.window_limits), membranes)
         session = Session(spec, model, progress, self._nowhere)
-        command = await self._command(request, sensor, ordered=config.ordered, flush=True)
-        answers = await self._collect(session.process([command], _FORM, arrival), session, request, is_gone)
+        try:
+            command = await self._command(request, arrival, sensor, ordered=config.ordered)
+            # The end lets go of the membranes.
+            answers = await self._collect(session.process([command, End()], _FORM, arrival), session, request, is_gone)
+        finally:
+            session.close()
         return Inference(request, answers, sensor)
 
     async def _begin(self, model: SegmentationModel, request: InferRequest, arrival: Arrival, id: str) -> Inference:
         """Begin a sequence; the one that runs under its id ends."""
         services = self.services
-        services.require_open()
         fields = self._fields(model, request)
         # Read before anything is changed, so that a request that cannot be used leaves all as it is.
         ordered = stream_config(fields, model.window_us).ordered
-        command = await self._command(
-            request, fields.sensor.size, ordered=ordered, flush=request.parameters.sequence_end
-        )
+        command = await self._command(request, arrival, fields.sensor.size, ordered=ordered)
         await self._end(id)
         session, _ = await open_session(services, fields, id)
         try:
@@ -179,9 +184,7 @@ class Sequences:
         if session.form != _FORM or session.spec.model != model.name:
             raise SessionExistsError("this sequence's id is that of a session that was not begun as a sequence")
         request.require_same(session.sensor, session.spec.config)
-        command = await self._command(
-            request, session.sensor, ordered=session.stream.ordered, flush=request.parameters.sequence_end
-        )
+        command = await self._command(request, arrival, session.sensor, ordered=session.stream.ordered)
         try:
             return await self._take(session, command, request, arrival)
         except UnknownSessionError:
@@ -206,11 +209,12 @@ class Sequences:
             raise UnusableInputError(errors[0].message, errors)
         return fields
 
-    async def _command(self, request: InferRequest, sensor: SensorSize, *, ordered: bool, flush: bool) -> Events:
+    async def _command(self, request: InferRequest, arrival: Arrival, sensor: SensorSize, *, ordered: bool) -> Events:
+        """What a request asks of its session."""
         begun = time.perf_counter()
         events = await self.services.engine.offload(events_of, request.events, sensor, ordered=ordered)
-        self.services.metrics.observe_decode(time.perf_counter() - begun)
-        return Events(events, sensor, request.until_us, flush)
+        self.services.metrics.observe_decode(arrival.decode_s + time.perf_counter() - begun)
+        return Events(events, sensor, request.until_us, request.parameters.sequence_end)
 
     async def _collect(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from service.api.bodies import (
     JSON,
     JSON_EVENTS,
     body_schema,
+    in_parts,
     read_body,
     read_event_body,
     read_events,
@@ -48,7 +49,6 @@ _RESULTS: dict[int | str, dict[str, Any]] = {
 _SNAPSHOT: dict[int | str, dict[str, Any]] = {200: {"description": "The snapshot.", "content": {STATE_MEDIA_TYPE: {}}}}
 _EXAMPLE = {"model": "edge-s", "sensor": {"width": 346, "height": 260}, "window": {"us": 50_000}}
 _MAX_SESSION_BODY_BYTES = 65_536
-_PART_BYTES = 1 << 18
 
 Sequence_ = Annotated[
     int | None,
@@ -113,7 +113,7 @@ async def get_state(id: str, services: AppServices) -> Response:
     session = await _find(services, id)
     make = session.snapshot(public=True)
     data = await services.engine.offload(lambda: encode_checkpoint(make()))
-    return StreamingResponse(_parts(data), headers={"Content-Length": str(len(data))}, media_type=STATE_MEDIA_TYPE)
+    return StreamingResponse(in_parts(data), headers={"Content-Length": str(len(data))}, media_type=STATE_MEDIA_TYPE)
 
 
 @router.put("/{id}/state", openapi_extra=body_schema([STATE_MEDIA_TYPE]))
@@ -208,12 +208,6 @@ async def _take(
         found = [answer async for answer in answers]
     await session.keep()
     return found
-
-
-async def _parts(data: bytes) -> AsyncIterator[bytes]:
-    """A body of megabytes in parts, so that the event loop copies only so much at a time."""
-    for begin in range(0, len(data), _PART_BYTES):
-        yield data[begin : begin + _PART_BYTES]
 
 
 def _opened(services: Services, session: Session, token: str) -> JSONResponse:

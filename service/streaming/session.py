@@ -283,8 +283,10 @@ class Session:
             self._attachment.evict(why)
 
     def close(self) -> None:
-        """Take no more messages."""
+        """Take no more messages, and hold no membranes any more."""
         self._closed = True
+        if not self._lock.locked():
+            self._progress = replace(self._progress, membranes=State({}))
 
     def touch(self) -> None:
         """Take note that somebody still cares for the session."""

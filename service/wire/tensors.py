@@ -215,13 +215,36 @@ def encode_body(document: Mapping[str, Any], key: str, tensors: Sequence[Tensor]
             data = array.tobytes()
             about["parameters"] = {"binary_data_size": len(data)}
             behind.append(data)
+            described.append(_to_json(about))
         else:
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise TensorError(f"tensor {tensor.name!r} has values that JSON cannot hold", tensor.name)
-            about["data"] = array.ravel().tolist()
-        described.append(about)
-    text = json.dumps({**document, key: described}, separators=(",", ":")).encode("ascii")
+            described.append(_with_member(about, "data", _write_numbers(tensor)))
+    text = _with_member(document, key, b",".join(described))
     return b"".join([text, *behind]), len(text) if behind else None
+
+
+def _to_json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def _with_member(document: Mapping[str, Any], key: str, items: bytes) -> bytes:
+    """A JSON object with one member more, an array whose items are written already."""
+    text = _to_json(dict(document))
+    return b"".join([text[:-1], b"," if document else b"", _to_json(key), b":[", items, b"]}"])
+
+
+def _write_numbers(tensor: Tensor) -> bytes:
+    """The values in JSON, row by row, with commas between them."""
+    array = tensor.array
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise TensorError(f"tensor {tensor.name!r} has values that JSON cannot hold", tensor.name)
+    if array.dtype != np.uint8 or not array.size:
+        return _to_json(array.ravel().tolist())[1:-1]
+    # Masks are large. A list of their pixels would keep all other threads waiting; so each value is looked up as text
+    # of the same length, which may end in blanks.
+    length = len(f"{int(array.max())},")
+    texts = np.array([f"{value},".ljust(length) for value in range(int(array.max()) + 1)], f"S{length}")
+    text: bytes = texts[array.ravel()].tobytes()
+    return text.rstrip(b", ")
 
 
 def _datatype(tensor: Tensor) -> str:

@@ -197,18 +197,19 @@ class TimeCutter:
         )
 
     def _occupied(self, t: NDArray[np.int64], first: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The windows from ``first`` to ``stop`` that hold events, as runs.
+        """The windows from ``first`` to ``stop`` that hold events, as runs of consecutive numbers.
 
         Returns
         -------
         lows, counts : int64 array, (N,)
-            For each event the first of the windows that hold it but none of the events before it, and how many there
-            are of these.
+            Where each run begins, and how many windows it has.
         """
         length, stride = self.size.us, self.size.stride_us
-        lows = np.maximum(t // stride + 1, first)
-        highs = np.minimum((t + length) // stride, stop - 1)
-        lows[1:] = np.maximum(lows[1:], highs[:-1] + 1)
+        # Only between events that are further apart than a window is long can there be windows without events.
+        far = np.diff(t) > length
+        begins, ends = np.append(t[:1], t[1:][far]), np.append(t[:-1][far], t[-1:])
+        lows = np.maximum(begins // stride + 1, first)
+        highs = np.minimum((ends + length) // stride, stop - 1)
         return lows, np.maximum(highs - lows + 1, 0)
 
 

@@ -98,3 +98,12 @@ def test_many_small_batches_are_kept_in_few_pieces() -> None:
     t = EventBatch.concatenate(released).t
     assert (np.diff(t) >= 0).all()
     assert len(t) > 6000
+
+
+def test_memory_of_released_events_is_let_go() -> None:
+    _, buffer = Reorder(2000, 10_000).push(at(*range(1000)))
+    for until_us in range(0, 1000, 7):
+        _, buffer = buffer.advance(until_us)
+        (part,) = buffer.held
+        assert len(part) == 1000 - until_us
+        assert part.t.base is None or part.t.base.nbytes <= 2 * part.t.nbytes

@@ -13,6 +13,7 @@ from models.events import EventBatch
 from service.errors import ServiceError, TimeJumpError, TimeOrderError, WindowOverflowError
 from service.streaming.windowing import CountWindows, EventStream, StreamConfig, TimeWindows, WindowLimits
 from service.wire.events import MAX_TIME_US
+from tests.service.harness import make_events
 from tests.service.windowing.streams import (
     CONFIGS,
     LIMITS,
@@ -58,7 +59,7 @@ def test_every_event_is_given_or_counted_as_late(config: StreamConfig, data: st.
     assert (late > 0) <= (config.reorder_us > 0)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(CONFIGS, st.data())
 def test_numbers_grow_by_the_windows_in_between(config: StreamConfig, data: st.DataObject) -> None:
     windows, stream = send_all(EventStream.start(config, LIMITS), data.draw(messages(config)))
@@ -74,7 +75,7 @@ def test_numbers_grow_by_the_windows_in_between(config: StreamConfig, data: st.D
     assert not any(w.restart for w in windows if config.on_restart == "refuse")
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(CONFIGS, st.data())
 def test_a_stream_is_never_changed(config: StreamConfig, data: st.DataObject) -> None:
     _, stream = send_all(EventStream.start(config, LIMITS), data.draw(messages(config)))
@@ -99,7 +100,7 @@ def test_a_stream_is_never_changed(config: StreamConfig, data: st.DataObject) ->
     assert state(stream) == before
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(CONFIGS, st.data())
 def test_a_restart_that_is_asked_for_forgets_everything(config: StreamConfig, data: st.DataObject) -> None:
     fresh = EventStream.start(config, LIMITS)
@@ -201,6 +202,26 @@ def test_restarts_count_towards_the_limit_of_windows() -> None:
     assert len(stream.push(sawtooth[:51])[0]) == 50
 
 
+def test_restarts_in_a_long_batch() -> None:
+    t = np.concatenate([np.arange(3_000, 12_000), np.arange(1_000, 9_500), np.arange(0, 5_000)]).tolist()
+    stream = start(on_restart="reset", reorder_us=50)
+    windows, stream = stream.push(make_events(*[(time, k, 0, 0) for k, time in enumerate(t)]))
+    windows += stream.flush()[0]
+    assert [w.index for w in windows] == list(range(900 + 850 + 500))
+    assert [w.index for w in windows if w.restart] == [900, 1750]
+    assert [time for w in windows for time in w.events.t.tolist()] == t
+    strict = start(WindowLimits(windows=2_200, events=100), on_restart="reset", reorder_us=50)
+    with pytest.raises(TimeJumpError, match="at most 2200"):
+        strict.push(at(*t))
+
+
+def test_windows_before_and_after_a_restart_count_together() -> None:
+    stream = start(WindowLimits(windows=5, events=100), on_restart="reset", reorder_us=1)
+    assert len(stream.push(at(120, 145, 20, 41))[0]) == 5
+    with pytest.raises(TimeJumpError, match="6 windows, at most 5"):
+        stream.push(at(120, 145, 20, 51))
+
+
 def test_an_advance_overflows_too() -> None:
     _, stream = start(wrap_bits=8).push(at(250))
     windows, stream = stream.advance(4)
@@ -262,9 +283,9 @@ def test_after_a_flush_the_clock_may_not_go_back_but_that_is_no_restart() -> Non
 
 
 def test_the_end_of_time() -> None:
-    for settings in ({}, {"reorder_us": 7}, {"wrap_bits": 52, "reorder_us": 7}, {"gaps": "leak"}):
-        stream = start(**settings)
-        largest = 2**52 - 1 if "wrap_bits" in settings else MAX_TIME_US
+    for how in ({}, {"reorder_us": 7}, {"wrap_bits": 52, "reorder_us": 7}, {"gaps": "leak"}):
+        stream = start(**how)
+        largest = 2**52 - 1 if "wrap_bits" in how else MAX_TIME_US
         _, stream = stream.push(at(largest))
         windows, stream = stream.flush()
         assert times(windows) == [[largest]]
