@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.service.harness import running_server
+
+
+# How long an example takes says nothing on a machine that does other things too.
+settings.register_profile("spikeseg", deadline=None)
+settings.load_profile("spikeseg")
 
 
 @pytest.fixture(scope="session")

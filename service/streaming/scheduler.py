@@ -192,9 +192,10 @@ class Scheduler:
         first = group.jobs[0]
         if waiting == 1:
             return self._permitted(first, _Way(1, self._free))
-        # Powers of two, so that few ways need a trial.
-        share = -(-len(group.jobs) // self._free)
-        rows = 1 << (min(share, self._max_batch).bit_length() - 1)
+        rows = min(-(-len(group.jobs) // self._free), self._max_batch)
+        if self._ways is not None:
+            # Powers of two, so that few ways need a trial.
+            rows = 1 << (rows.bit_length() - 1)
         return self._permitted(first, _Way(rows, 1))
 
     def _permitted(self, job: _Job, way: _Way) -> _Way:
