@@ -24,7 +24,8 @@ ClientError
       ├── TooLargeError         413  4413  a body or message above the service's limit
       ├── CapacityError         429  4429  no room for another session
       └── ServerFailureError    5xx  1011  the service failed
-           └── DrainingError    503  1012  the server is about to stop; another one may take over
+           ├── DrainingError    503  1012  the server is about to stop; another one may take over
+           └── StoreAwayError   503  1013  the session is elsewhere, and the state store is away
 
 The service names an error by its problem type, over HTTP as over the WebSocket. A close frame that came alone has
 only a number: :func:`from_close`.
@@ -229,6 +230,12 @@ class DrainingError(ServerFailureError):
     default_code = "draining"
 
 
+class StoreAwayError(ServerFailureError):
+    """The server does not have the session, and its state store cannot be asked for it; ask again."""
+
+    default_code = "store-away"
+
+
 _BY_CODE: dict[str, type[ServiceError]] = {
     kind.default_code: kind
     for kind in (
@@ -249,6 +256,7 @@ _BY_CODE: dict[str, type[ServiceError]] = {
         CapacityError,
         ServerFailureError,
         DrainingError,
+        StoreAwayError,
     )
 }
 _BY_STATUS: dict[int, type[ServiceError]] = {
@@ -260,7 +268,7 @@ _BY_STATUS: dict[int, type[ServiceError]] = {
     422: InputError,
     429: CapacityError,
 }
-_STATUS_BY_CLOSE_CODE = {1009: 413, 1011: 500}
+_STATUS_BY_CLOSE_CODE = {1009: 413, 1011: 500, 1013: 503}
 
 
 def from_problem(

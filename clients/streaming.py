@@ -11,6 +11,7 @@ from typing import Any, Self
 from clients.connection import Connection
 from clients.cutting import cut
 from clients.errors import (
+    CapacityError,
     ClientError,
     ConnectError,
     ConnectionLostError,
@@ -18,6 +19,7 @@ from clients.errors import (
     FieldError,
     InputError,
     ProtocolError,
+    ServerFailureError,
     SessionInUseError,
 )
 from clients.options import StreamOptions
@@ -299,7 +301,7 @@ class ResultStream(Iterator[Result]):
             try:
                 self._connection = self._connect(self.session.id, hello)
                 break
-            except (ConnectionLostError, ConnectError, DrainingError) as error:
+            except (ConnectionLostError, ConnectError, ServerFailureError, CapacityError) as error:
                 lost = error
         self.reconnects += 1
         oldest = min(self._unacked, default=self._next_number)

@@ -24,6 +24,7 @@ ServiceError
  │    ├── StateMemoryError                   no memory for more state
  │    └── BacklogError                       too many requests of one session wait
  ├── DrainingError                503  1012  the server is about to stop
+ ├── StoreAwayError               503  1013  the session is not here, and the state store cannot be asked for it
  └── ModelUnavailableError        503  1011  the model's weights cannot be loaded
 
 Nothing here knows of a web framework; :mod:`service.api.problems` turns these into responses.
@@ -263,6 +264,15 @@ class DrainingError(ServiceError):
     close_code = 1012
     code = "draining"
     title = "The server is about to stop"
+
+
+class StoreAwayError(ServiceError):
+    """The session is not here, and the state store cannot be asked for it."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    close_code = 1013
+    code = "store-away"
+    title = "The state store is away"
 
 
 class ModelUnavailableError(ServiceError):

@@ -118,6 +118,11 @@ class Settings(BaseSettings):
     checkpoint_ttl_seconds: float = Field(
         default=3600.0, gt=0, description="The store forgets a session that no server has saved for so long."
     )
+    drain_notice_seconds: float = Field(
+        default=1.0,
+        ge=0,
+        description="Time for proxies to see that the server is about to stop, while it still takes what comes.",
+    )
     drain_seconds: float = Field(
         default=20.0, ge=0, description="Time to hand the sessions over when the server is told to stop."
     )

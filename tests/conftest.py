@@ -9,7 +9,6 @@ from hypothesis import settings
 
 from tests.service.harness import running_server
 
-
 # How long an example takes says nothing on a machine that does other things too.
 settings.register_profile("spikeseg", deadline=None)
 settings.load_profile("spikeseg")

@@ -25,11 +25,11 @@ async def ready(services: AppServices) -> JSONResponse:
     """
     settings, keeping = services.settings, services.keeping
     loaded = services.library.is_ready(settings.default_model)
-    is_ready = loaded and not services.presence.draining
+    is_ready = loaded and not services.presence.leaving
     document = {
         "ready": is_ready,
         "model": "loaded" if loaded else "loading",
-        "draining": services.presence.draining,
+        "draining": services.presence.leaving,
         "store": {
             "kind": "durable" if keeping.store.durable else "memory",
             "available": keeping.health.problem is None,

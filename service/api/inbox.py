@@ -34,13 +34,16 @@ class Inbox:
         self._most_messages = messages
         self._most_bytes = size
         self._end: Exception | None = None
+        self._shut = False
         self._changed = asyncio.Event()
 
     async def put(self, item: Arrived) -> None:
-        """Add a message, once there is room."""
+        """Add a message, once there is room; after an end at once it is thrown away, as those before it were."""
         size = len(item.message.payload)
         while self._items and (len(self._items) >= self._most_messages or self._bytes + size > self._most_bytes):
             await self._wait()
+        if self._shut:
+            return
         self._items.append(item)
         self._bytes += size
         self._notify()
@@ -48,7 +51,9 @@ class Inbox:
     def end(self, why: Exception, *, at_once: bool = False) -> None:
         """Have ``next`` raise this after the messages that are here; ``at_once`` they are thrown away."""
         if at_once:
+            self._shut = True
             self._items.clear()
+            self._bytes = 0
         if self._end is None or at_once:
             self._end = why
         self._notify()

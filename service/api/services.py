@@ -39,6 +39,7 @@ class Leaving(Protocol):
 class Presence:
     """Who is connected, and whether the server is about to stop."""
 
+    leaving: bool = False
     draining: bool = False
     connections: set[Leaving] = field(default_factory=set)
 
@@ -126,6 +127,9 @@ class Services:
 
     async def drain(self) -> None:
         """Take nothing new, tell the clients to go, and bring every session into the store."""
+        self.presence.leaving = True
+        if self.keeping.store.durable:
+            await asyncio.sleep(self.settings.drain_notice_seconds)
         self.presence.draining = True
         if not self.presence.connections and not self.registry.all:
             return

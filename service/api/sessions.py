@@ -30,7 +30,7 @@ from service.api.opening import checked_id, open_from_snapshot, open_session
 from service.api.problems import PROBLEM_RESPONSES, invalid_fields
 from service.api.schemas import MaskName, SessionFields, describe_session
 from service.api.services import AppServices, Services
-from service.errors import FieldError, UnusableInputError
+from service.errors import FieldError, SessionMovedError, UnusableInputError
 from service.streaming.answers import Answer, AnswerFormat, Arrival
 from service.streaming.checkpoints import MEDIA_TYPE as STATE_MEDIA_TYPE
 from service.streaming.checkpoints import CheckpointError, decode_checkpoint, encode_checkpoint
@@ -94,7 +94,7 @@ async def create_session(
 @router.get("/{id}")
 async def get_session(id: str, services: AppServices) -> dict[str, Any]:
     """Look at a session."""
-    session = await _find(services, id)
+    session = await services.registry.look(id)
     return {**describe_session(session, services.settings), "state_bytes": session.state_bytes}
 
 
@@ -110,7 +110,7 @@ async def delete_session(id: str, services: AppServices) -> Response:
 @router.get("/{id}/state", response_class=Response, responses=_SNAPSHOT)
 async def get_state(id: str, services: AppServices) -> Response:
     """A snapshot: all that the session needs to go on from here, in this or another server, with the same bits."""
-    session = await _find(services, id)
+    session = await services.registry.look(id)
     make = session.snapshot(public=True)
     data = await services.engine.offload(lambda: encode_checkpoint(make()))
     return StreamingResponse(in_parts(data), headers={"Content-Length": str(len(data))}, media_type=STATE_MEDIA_TYPE)
@@ -135,7 +135,7 @@ async def put_state(id: str, request: Request, services: AppServices, sequence: 
         raise SnapshotError("the snapshot is of a session that has ended")
     membranes = await services.engine.offload(snapshot.state, session.model)
     command = Restore(snapshot.stream, membranes)
-    await _take(session, command, session.form, Arrival(time.perf_counter()), sequence)
+    session, _ = await _take(services, session, command, session.form, Arrival(time.perf_counter()), sequence)
     return describe_session(session, services.settings)
 
 
@@ -177,7 +177,8 @@ async def post_events(
     decode_s = time.perf_counter() - begun
     services.metrics.observe_decode(decode_s)
     form = AnswerFormat(MaskEncoding(mask), session.form.metrics) if mask else session.form
-    answers = await _take(session, Events(events, sensor, until_us, flush), form, Arrival(arrived, decode_s), sequence)
+    command = Events(events, sensor, until_us, flush)
+    session, answers = await _take(services, session, command, form, Arrival(arrived, decode_s), sequence)
     numbers = {"Spikeseg-Acked": str(session.acked), "Spikeseg-Next-Sequence": str(session.next_sequence)}
     if answer_type == JSON:
         return Response(await services.engine.offload(_as_json, answers), media_type=JSON, headers=numbers)
@@ -190,7 +191,7 @@ async def post_events(
 async def reset_session(id: str, services: AppServices, sequence: Sequence_ = None) -> dict[str, Any]:
     """Membranes to rest, windows from 0 again; the clock may start anew too."""
     session = await _find(services, id)
-    await _take(session, Reset(), session.form, Arrival(time.perf_counter()), sequence)
+    session, _ = await _take(services, session, Reset(), session.form, Arrival(time.perf_counter()), sequence)
     return describe_session(session, services.settings)
 
 
@@ -201,13 +202,31 @@ async def _find(services: Services, id: str) -> Session:
 
 
 async def _take(
-    session: Session, command: Command, form: AnswerFormat, arrival: Arrival, sequence: int | None
-) -> list[Answer]:
-    """The answers to a message, once its effect is in the state store."""
-    async with aclosing(session.process([command], form, arrival, sequence=sequence)) as answers:
-        found = [answer async for answer in answers]
-    await session.keep()
-    return found
+    services: Services,
+    session: Session,
+    command: Command,
+    form: AnswerFormat,
+    arrival: Arrival,
+    sequence: int | None,
+) -> tuple[Session, list[Answer]]:
+    """The answers to a message, once its effect is in the state store; by the session as it is now, if it has moved."""
+    while True:
+        taken = False
+        try:
+            async with aclosing(session.process([command], form, arrival, sequence=sequence)) as answers:
+                found = [answer async for answer in answers]
+            taken = True
+            await session.keep()
+        except SessionMovedError:
+            # What was taken may be in the store all the same; only by its number can it be taken once.
+            if taken and sequence is None:
+                raise
+            moved = session
+            session = await services.registry.get(session.id)
+            if session is moved:
+                raise
+        else:
+            return session, found
 
 
 def _opened(services: Services, session: Session, token: str) -> JSONResponse:

@@ -25,10 +25,13 @@ class StoreHealth:
     ----------
     problem : str or None
         What was wrong at the last attempt.
+    returns : int
+        How often it was away and came back; it may have forgotten what it held.
     """
 
     def __init__(self, metrics: ServiceMetrics) -> None:
         self.problem: str | None = None
+        self.returns = 0
         self._metrics = metrics
         metrics.set_store_up(True)
 
@@ -43,6 +46,7 @@ class StoreHealth:
         """The store could be used."""
         if self.problem is not None:
             logger.warning("the state store can be used again")
+            self.returns += 1
         self.problem = None
         self._metrics.set_store_up(True)
 
@@ -109,6 +113,7 @@ class Keeper:
         self._hurry = asyncio.Event()
         self._attempt = asyncio.Event()
         self._saved_at = time.monotonic()
+        self._saved_in = keeping.health.returns
         self._over = False
 
     @property
@@ -161,9 +166,10 @@ class Keeper:
             await self._attempt.wait()
         return True
 
-    async def refresh(self) -> None:
-        """Save again what has long been saved, so that the store does not forget a session that is merely silent."""
-        if self._keeping.store.durable and time.monotonic() - self._saved_at > self._keeping.ttl_s / 2:
+    def refresh(self) -> None:
+        """Save a session that is merely silent again, before the store forgets it, and if it may have done so."""
+        long_ago = time.monotonic() - self._saved_at > self._keeping.ttl_s / 2
+        if self._keeping.store.durable and (long_ago or self._saved_in != self._keeping.health.returns):
             self.moved()
 
     async def close(self, *, forget: bool) -> None:
@@ -172,6 +178,8 @@ class Keeper:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        # Nobody must wait for an attempt that will not come.
+        self._end_attempt()
         if forget and self._epoch:
             try:
                 await self._keeping.store.delete(self._id, self._epoch)
@@ -214,6 +222,7 @@ class Keeper:
             self.on_fenced()
             return
         self._keeping.health.worked()
+        self._saved_in = self._keeping.health.returns
         self._keeping.metrics.observe_checkpoint(time.perf_counter() - begun)
         self._saved_at = time.monotonic()
         self._hurry.clear()

@@ -16,6 +16,7 @@ from service.errors import (
     SessionExistsError,
     SessionMovedError,
     StateMemoryError,
+    StoreAwayError,
     UnknownSessionError,
 )
 from service.streaming import state_store
@@ -164,6 +165,28 @@ class SessionRegistry:
         session.touch()
         return session
 
+    async def look(self, id: str) -> Session:
+        """The session of that id, to look at only: if another server has it, a copy of what the store knows of it.
+
+        Raises
+        ------
+        UnknownSessionError
+            If there is none, or it has ended.
+        """
+        session = self._sessions.get(id)
+        store = self._keeping.store
+        try:
+            if session is None or (store.durable and not await store.owns(id, session.keeper.epoch)):
+                checkpoint = await store.peek(id) if store.durable else None
+                session = None
+                if checkpoint is not None and self._revive is not None:
+                    session = await self._revive(state_store.Claim(0, checkpoint))
+        except state_store.StateStoreError as error:
+            session = self._without_store(session, error)
+        if session is None or session.ended:
+            raise UnknownSessionError("no such session; it may have ended, or been idle for too long")
+        return session
+
     async def resume(self, token: str) -> Session:
         """The session that a resume token belongs to; for a while also one that has ended.
 
@@ -192,7 +215,7 @@ class SessionRegistry:
 
     async def remove(self, session: Session, *, forget: bool = True) -> None:
         """Forget a session; with ``forget``, in the store too."""
-        session.close()
+        session.close(moved=not forget)
         if self._sessions.get(session.id) is session:
             del self._sessions[session.id]
         await session.keeper.close(forget=forget)
@@ -212,13 +235,13 @@ class SessionRegistry:
             elif session.attached:
                 if silent_s > self._limits.attached_idle_s:
                     session.expel(RequestTimeoutError(f"nothing has come for {self._limits.attached_idle_s:g} s"))
-                await session.keeper.refresh()
             elif not session.busy:
                 limit = self._limits.ended_s if session.ended else self._limits.idle_s
                 if silent_s > limit:
                     if not session.ended:
                         logger.info("session %s was idle for %.0f s and has been freed", session.id, limit)
                     await self.remove(session)
+            session.keeper.refresh()
 
     async def reap_forever(self, every_seconds: float) -> None:
         """Call ``reap`` now and then, until cancelled."""
@@ -251,15 +274,26 @@ class SessionRegistry:
                 self.require_room()
             claim = await store.claim(id)
         except state_store.StateStoreError as error:
-            self._keeping.health.failed(error)
-            # What is here is the best that there is.
-            return session
+            return self._without_store(session, error)
         if claim is None or self._revive is None:
             return None
         session = await self._revive(claim)
         self._sessions[id] = session
         self._keeping.metrics.count_takeover()
         logger.info("session %s has been taken up at message %d", id, session.next_sequence)
+        return session
+
+    def _without_store(self, session: Session | None, error: state_store.StateStoreError) -> Session | None:
+        """What is here is the best that there is; whether there is more is not known while the store is away."""
+        if isinstance(error, state_store.StoreUnavailableError):
+            self._keeping.health.failed(error)
+            if session is None:
+                raise StoreAwayError(
+                    "this server does not have the session, and cannot ask the state store for it; ask again",
+                    headers={"Retry-After": "1"},
+                )
+        else:
+            logger.error("%s", error)
         return session
 
     def _seconds_to_free(self) -> int:

@@ -175,7 +175,7 @@ class Session:
         self._lock = asyncio.Lock()
         self._waiting = 0
         self._attachment: Attachment | None = None
-        self._closed = False
+        self._closed = self._moved = False
         acked = progress.next_sequence - 1
         self.keeper = Keeper(spec.id, epoch, acked if epoch else 0, place.keeping, self._standing)
         self.keeper.on_fenced = self._lose
@@ -282,9 +282,10 @@ class Session:
         if self._attachment is not None:
             self._attachment.evict(why)
 
-    def close(self) -> None:
-        """Take no more messages, and hold no membranes any more."""
+    def close(self, *, moved: bool = False) -> None:
+        """Take no more messages, and hold no membranes any more; ``moved`` if it goes on elsewhere."""
         self._closed = True
+        self._moved = moved
         if not self._lock.locked():
             self._progress = replace(self._progress, membranes=State({}))
 
@@ -382,6 +383,8 @@ class Session:
                 for answer in answers:
                     yield answer
                 return
+            if self._moved:
+                raise SessionMovedError("the session was handed over; ask again", headers={"Retry-After": "0"})
             if before.ended or self._closed:
                 raise UnknownSessionError("the session has ended")
             self.touch()
@@ -456,7 +459,7 @@ class Session:
 
     def _lose(self) -> None:
         """Another replica has the session."""
-        self._closed = True
+        self.close(moved=True)
         self.expel(SessionMovedError("another replica has taken up this session"))
 
     def _is_too_late(self, due: float | None) -> bool:

