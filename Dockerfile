@@ -27,7 +27,6 @@ ENV PATH=/opt/spikeseg/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     SPIKESEG_HOST=0.0.0.0
 USER 10001
-WORKDIR /tmp
 EXPOSE 8000
 # The sessions are handed over before the end; give it more time than SPIKESEG_DRAIN_SECONDS (docker stop --time 40).
 STOPSIGNAL SIGTERM

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -45,19 +46,35 @@ def test_the_python_example_prints_every_window(server: str) -> None:
     assert all("(260, 346)" in line and "% of neurons fired" in line for line in lines)
 
 
-def test_the_scores_are_those_of_the_card() -> None:
-    evaluation = json.loads((ROOT / "models" / "zoo" / "edge-s.json").read_text())["evaluation"]
-    stream, twin = evaluation["stream"], evaluation["ann_twin"]
-    for name, iou in stream["class_iou"].items():
-        assert f"| {name} | {iou:.3f} | {twin['class_iou'][name]:.3f} |" in README
-    assert f"| **mIoU** | **{stream['miou']:.3f}** | **{twin['miou']:.3f}** |" in README
-    for figure in (
-        f"{evaluation['reset_every_window']['miou']:.3f}",
-        f"{stream['firing_rate']:.1%}",
-        f"{stream['sops_per_window'] / 1e6:.0f} M",
-        f"{stream['macs_ann_per_window'] / 1e6:.0f} M",
-    ):
-        assert figure in README
+def evaluation_of(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "models" / "zoo" / f"{name}.json").read_text())["evaluation"]
+    return found
+
+
+def test_the_scores_are_those_of_the_cards() -> None:
+    small, large = evaluation_of("edge-s"), evaluation_of("edge-l")
+    columns = [report[part] for report in (small, large) for part in ("stream", "ann_twin")]
+    for name in small["stream"]["class_iou"]:
+        row = " | ".join(f"{column['class_iou'][name]:.3f}" for column in columns)
+        assert f"| {name} | {row} |" in README
+    row = " | ".join(f"**{column['miou']:.3f}**" for column in columns)
+    assert f"| **mIoU** | {row} |" in README
+    for evaluation in (small, large):
+        stream = evaluation["stream"]
+        for figure in (
+            f"| {evaluation['reset_every_window']['miou']:.3f} |",
+            f"| {stream['firing_rate']:.1%} |",
+            f"| {stream['sops_per_window'] / 1e6:.0f} M |",
+            f"| {stream['macs_ann_per_window'] / 1e6:.0f} M |",
+        ):
+            assert figure in README
+
+
+@pytest.mark.parametrize("name", ["paper-deeplab", "paper-fcn"])
+def test_the_scores_of_the_papers_networks_are_those_of_their_cards(name: str) -> None:
+    [row] = [line for line in README.splitlines() if line.startswith(f"| `{name}` |")]
+    evaluation = evaluation_of(name)
+    assert row.endswith(f"| {evaluation['stream']['miou']:.3f} | {evaluation['ann_twin']['miou']:.3f} |")
 
 
 @pytest.mark.parametrize("window", ["10 ms", "20 ms", "33 ms", "50 ms"])
