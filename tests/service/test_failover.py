@@ -29,7 +29,7 @@ from tests.service.harness import PATIENCE_S, SENSOR, WINDOW_US, HttpSession, Re
 from tests.service.real_servers import find_program
 from tests.service.replicas import HAPROXY_CONFIG, LongStream, Replicas, result_key, running_replicas, wait_until
 
-PACE_S = 0.03
+PACE_S = 0.08
 PER_WINDOW = 300
 
 
