@@ -91,7 +91,10 @@ def test_the_card_tells_what_the_network_is(name: str) -> None:
     assert {"data", "command", "settings", "material", "held_out", "curve", "machine"} <= set(training)
     assert card["licence"]
     assert card["notes"]
+    # The twins of the largest networks are scored in the card alone: their weights would take too much room.
     if not name.endswith("-ann"):
+        assert 0 < evaluation["ann_twin"]["miou"] < 1
+    if f"{name}-ann" in zoo.names():
         twin = json.loads((zoo.ZOO / f"{name}-ann.json").read_text())["evaluation"]
         assert evaluation["ann_twin"]["miou"] == (twin.get("frames") or twin.get("stream"))["miou"]
 
@@ -158,7 +161,7 @@ def test_a_state_or_an_event_that_does_not_fit_the_sensor_is_refused(model: Stre
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UnknownModelError, match=r"no model 'edge-x'; there are: edge-s"):
+    with pytest.raises(UnknownModelError, match=r"no model 'edge-x'; there are: .*edge-s"):
         zoo.load("edge-x")
     with pytest.raises(UnknownModelError):
         zoo.load("../zoo/edge-s")

@@ -31,6 +31,8 @@ from tests.service.harness import PATIENCE_S, REPOSITORY
 from tests.service.real_servers import HOST, HaproxyProcess, RedisProcess, free_port, running_haproxy, running_redis
 
 HAPROXY_CONFIG = REPOSITORY / "deploy" / "haproxy.cfg"
+# Made once, which takes longer than a request; it keeps no connection to what may be gone at the next one.
+get = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0)).get
 _SERVERS = re.compile(r"(?<=    # servers begin\n).*?(?=    # servers end\n)", re.DOTALL)
 
 
@@ -74,7 +76,7 @@ class Replica:
 
         def is_ready() -> bool:
             assert process.poll() is None, f"it ended with code {process.returncode}:\n{self.log()}"
-            return httpx.get(f"{self.url}/v2/health/ready").status_code == 200
+            return get(f"{self.url}/v2/health/ready").status_code == 200
 
         wait_until(is_ready, "the replica becomes ready")
 
@@ -105,14 +107,14 @@ class Replica:
 
     def health(self) -> dict[str, Any]:
         """What it says of itself when it is asked whether it is ready."""
-        document: dict[str, Any] = httpx.get(f"{self.url}/v2/health/ready").json()
+        document: dict[str, Any] = get(f"{self.url}/v2/health/ready").json()
         return document
 
     def metric(self, name: str) -> float:
         """One of its metrics, over all labels; 0 if it does not run or has not counted yet."""
         if not self.running:
             return 0.0
-        families = text_string_to_metric_families(httpx.get(f"{self.url}/metrics").text)
+        families = text_string_to_metric_families(get(f"{self.url}/metrics").text)
         return sum(sample.value for family in families for sample in family.samples if sample.name == name)
 
     def log(self) -> str:
@@ -233,7 +235,7 @@ class Replicas:
         return "\n".join([*(replica.log() for replica in self), self._haproxy.log()])
 
     def _rows(self) -> list[dict[str, str]]:
-        text = httpx.get(f"{self._statistics}/;csv").text.removeprefix("# ")
+        text = get(f"{self._statistics}/;csv").text.removeprefix("# ")
         rows = {row["svname"]: row for row in csv.DictReader(text.splitlines()) if row["pxname"] == "replicas"}
         return [rows[server_name(index)] for index in range(len(self))]
 
