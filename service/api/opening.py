@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from service.api.schemas import SessionFields, limit_errors
 from service.api.services import Services
@@ -13,9 +14,12 @@ from service.streaming.answers import AnswerFormat
 from service.streaming.backlog import Backlog, Policy
 from service.streaming.registry import new_id, new_secret
 from service.streaming.session import Session, digest
-from service.streaming.snapshots import Progress, SessionSpec, Snapshot, session_checkpoint
+from service.streaming.snapshots import Progress, SessionSpec, Snapshot
 from service.streaming.windowing import CountWindows, EventStream, StreamConfig, TimeWindows
 from service.wire.masks import MaskEncoding
+
+if TYPE_CHECKING:
+    from models.runtime.model import SegmentationModel
 
 _ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
@@ -82,7 +86,7 @@ async def open_session(services: Services, fields: SessionFields, id: str | None
         time.time(),
     )
     progress = Progress(EventStream.start(config, services.window_limits), membranes)
-    return await _take_in(services, spec, progress)
+    return await _take_in(services, model, spec, progress)
 
 
 async def open_from_snapshot(services: Services, snapshot: Snapshot, id: str | None = None) -> tuple[Session, str]:
@@ -105,19 +109,16 @@ async def open_from_snapshot(services: Services, snapshot: Snapshot, id: str | N
     if progress.ended:
         raise UnusableInputError("the snapshot is of a session that has ended")
     spec = replace(snapshot.spec, id=id if id is not None else new_id(), opened_at=time.time())
-    return await _take_in(services, spec, replace(progress, next_sequence=1))
+    return await _take_in(services, model, spec, replace(progress, next_sequence=1))
 
 
-async def _take_in(services: Services, spec: SessionSpec, progress: Progress) -> tuple[Session, str]:
+async def _take_in(
+    services: Services, model: SegmentationModel, spec: SessionSpec, progress: Progress
+) -> tuple[Session, str]:
     secret = new_secret()
-    spec = replace(spec, secret_digest=digest(secret))
-    model = await services.library.get(spec.model)
-
-    def make() -> Session:
-        return Session(spec, model, progress, services.workplace)
-
-    session = await services.registry.open(spec.id, make, session_checkpoint(spec, progress, {}))
-    return session, f"{spec.id}.{secret}"
+    session = Session(replace(spec, secret_digest=digest(secret)), model, progress, services.workplace)
+    await services.registry.open(session)
+    return session, f"{session.id}.{secret}"
 
 
 def stream_config(fields: SessionFields, default_us: int) -> StreamConfig:

@@ -251,12 +251,12 @@ class Sequences:
         try:
             return await registry.get(id)
         except UnknownSessionError:
-            return next((session for session in registry.all if session.id == id), None)
+            return registry.here(id)
 
     async def _end(self, id: str) -> None:
         """End what runs under an id, here or on another server."""
         registry, keeping = self.services.registry, self.services.keeping
-        if (session := next((session for session in registry.all if session.id == id), None)) is not None:
+        if (session := registry.here(id)) is not None:
             session.require_free()
             await registry.remove(session)
         if not keeping.store.durable:

@@ -127,8 +127,8 @@ class Conversation:
             raise CapacityError(f"all {most} connections of this server are in use; try again later", headers=retry)
         checked_id(self._named)
         # A client that takes up a session of this server needs no room; one that does not say so may still.
-        if self._named is not None and not await services.registry.knows(self._named):
-            services.registry.require_room()
+        if self._named is not None:
+            await services.registry.require_room_for(self._named)
 
     async def _turn_away(self, error: ServiceError) -> None:
         """Answer the handshake with a problem."""

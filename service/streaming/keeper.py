@@ -73,14 +73,6 @@ class Keeping:
     ttl_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a session stands: the number of its last message, and how to make the checkpoint of that moment."""
-
-    sequence: int
-    build: Callable[[], Awaitable[Checkpoint]]
-
-
 class Keeper:
     """Keeps one session in the store.
 
@@ -97,18 +89,29 @@ class Keeper:
     acked : int
         Number of the last message that is in the store.
     keeping : Keeping
-    stand : callable
-        Where the session stands now.
+    last : callable
+        Number of the session's last message.
+    build : callable
+        Makes a checkpoint of the moment in which it is called.
     """
 
-    def __init__(self, id: str, epoch: int, acked: int, keeping: Keeping, stand: Callable[[], Standing]) -> None:
+    def __init__(
+        self,
+        id: str,
+        epoch: int,
+        acked: int,
+        keeping: Keeping,
+        last: Callable[[], int],
+        build: Callable[[], Awaitable[Checkpoint]],
+    ) -> None:
         self.acked = acked
         self.on_acked: Callable[[], object] = lambda: None
         self.on_fenced: Callable[[], object] = lambda: None
         self._id = id
         self._epoch = epoch
         self._keeping = keeping
-        self._stand = stand
+        self._last = last
+        self._build = build
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._attempt = asyncio.Event()
@@ -121,7 +124,7 @@ class Keeper:
         """The session's epoch in the store."""
         return self._epoch
 
-    async def begin(self, checkpoint: Checkpoint) -> None:
+    async def begin(self) -> None:
         """Make the session known to the store; if the store cannot be used, a later checkpoint does that.
 
         Raises
@@ -130,7 +133,7 @@ class Keeper:
             If the store has a session of that id.
         """
         try:
-            self._epoch = await self._keeping.store.create(self._id, checkpoint, self._keeping.ttl_s)
+            self._epoch = await self._keeping.store.create(self._id, await self._build(), self._keeping.ttl_s)
         except SessionExistsError:
             raise
         except StateStoreError as error:
@@ -139,7 +142,7 @@ class Keeper:
     def moved(self) -> None:
         """The session has moved on."""
         if not self._keeping.store.durable:
-            self.acked = self._stand().sequence
+            self.acked = self._last()
         elif self._task is None and not self._over:
             self._task = asyncio.create_task(self._catch_up())
 
@@ -155,7 +158,7 @@ class Keeper:
         FencedError
             If another replica has taken up the session.
         """
-        wanted = self._stand().sequence
+        wanted = self._last()
         while self._keeping.store.durable and self.acked < wanted:
             if self._over:
                 raise FencedError(f"session {self._id} has been taken up elsewhere")
@@ -192,9 +195,9 @@ class Keeper:
         try:
             while not self._over:
                 await self._wait_for_turn()
-                standing = self._stand()
+                sequence = self._last()
                 try:
-                    await self._save(standing)
+                    await self._save(sequence)
                 except StateStoreError as error:
                     self._keeping.health.failed(error)
                     self._end_attempt()
@@ -204,14 +207,15 @@ class Keeper:
                     continue
                 failures = 0
                 self._end_attempt()
-                if self._over or self._stand().sequence == standing.sequence:
+                if self._over or self._last() == sequence:
                     return
         finally:
             self._task = None
 
-    async def _save(self, standing: Standing) -> None:
+    async def _save(self, sequence: int) -> None:
+        """Save the session as it is now, after the message of this number."""
         begun = time.perf_counter()
-        checkpoint = await standing.build()
+        checkpoint = await self._build()
         try:
             if self._epoch:
                 await self._keeping.store.save(self._id, self._epoch, checkpoint, self._keeping.ttl_s)
@@ -226,7 +230,7 @@ class Keeper:
         self._keeping.metrics.observe_checkpoint(time.perf_counter() - begun)
         self._saved_at = time.monotonic()
         self._hurry.clear()
-        self.acked = standing.sequence
+        self.acked = sequence
         self.on_acked()
 
     async def _wait_for_turn(self) -> None:

@@ -20,7 +20,6 @@ from service.errors import (
     UnknownSessionError,
 )
 from service.streaming import state_store
-from service.streaming.checkpoints import Checkpoint
 from service.streaming.keeper import Keeping
 from service.streaming.session import Session
 
@@ -91,13 +90,17 @@ class SessionRegistry:
         """The sessions that are here."""
         return list(self._sessions.values())
 
-    def holds(self, id: str) -> bool:
-        """Whether a session of that id is here."""
-        return id in self._sessions
+    def here(self, id: str) -> Session | None:
+        """The session of that id if it is on this server, also one that has ended a while ago."""
+        return self._sessions.get(id)
+
+    @property
+    def _full(self) -> bool:
+        return self.active >= self._limits.sessions
 
     def require_room(self) -> None:
         """Raise CapacityError if there is no room for another session."""
-        if self.active >= self._limits.sessions:
+        if self._full:
             raise CapacityError(
                 f"all {self._limits.sessions} sessions of this server are in use; try again later",
                 headers={"Retry-After": str(self._seconds_to_free())},
@@ -112,16 +115,14 @@ class SessionRegistry:
                 headers={"Retry-After": str(self._seconds_to_free())},
             )
 
-    async def open(self, id: str, make: Callable[[], Session], checkpoint: Checkpoint) -> Session:
-        """Take in a new session, here and in the store.
+    async def require_room_for(self, id: str) -> None:
+        """Raise CapacityError if there is no room for another session, unless one of that id is there already."""
+        # A store is asked only where its answer matters.
+        if self._full and not await self._knows(id):
+            self.require_room()
 
-        Parameters
-        ----------
-        id : str
-        make : callable
-            Makes the session.
-        checkpoint : Checkpoint
-            Its first one.
+    async def open(self, session: Session) -> None:
+        """Take in a new session, here and in the store.
 
         Raises
         ------
@@ -131,23 +132,22 @@ class SessionRegistry:
             If there is a session of that id.
         """
         self.require_room()
+        id = session.id
         exists = SessionExistsError(
             f"there is a session {id!r} already; take it up with its token, or choose another id"
         )
         if id in self._sessions:
             raise exists
-        session = make()
         self.require_memory(session.state_bytes)
         self._sessions[id] = session
         try:
-            await session.keeper.begin(checkpoint)
+            await session.keeper.begin()
         except state_store.SessionExistsError:
             self._sessions.pop(id, None)
             raise exists from None
         except BaseException:
             self._sessions.pop(id, None)
             raise
-        return session
 
     async def get(self, id: str) -> Session:
         """The session of that id, which has not ended.
@@ -159,9 +159,7 @@ class SessionRegistry:
         CapacityError
             If it is not here, and there is no room to take it up.
         """
-        session = await self._find(id)
-        if session is None or session.ended:
-            raise UnknownSessionError("no such session; it may have ended, or been idle for too long")
+        session = _running(await self._find(id))
         session.touch()
         return session
 
@@ -183,9 +181,7 @@ class SessionRegistry:
                     session = await self._revive(state_store.Claim(0, checkpoint))
         except state_store.StateStoreError as error:
             session = self._without_store(session, error)
-        if session is None or session.ended:
-            raise UnknownSessionError("no such session; it may have ended, or been idle for too long")
-        return session
+        return _running(session)
 
     async def resume(self, token: str) -> Session:
         """The session that a resume token belongs to; for a while also one that has ended.
@@ -202,16 +198,6 @@ class SessionRegistry:
         if session is None or not session.is_secret(secret):
             raise UnknownSessionError("no session has this token; it may have ended, or been idle for too long")
         return session
-
-    async def knows(self, id: str) -> bool:
-        """Whether there is a session of that id, here or in the store."""
-        if id in self._sessions:
-            return True
-        try:
-            return self._keeping.store.durable and await self._keeping.store.peek(id) is not None
-        except state_store.StateStoreError as error:
-            self._keeping.health.failed(error)
-            return False
 
     async def remove(self, session: Session, *, forget: bool = True) -> None:
         """Forget a session; with ``forget``, in the store too."""
@@ -249,6 +235,16 @@ class SessionRegistry:
             await asyncio.sleep(every_seconds)
             await self.reap()
 
+    async def _knows(self, id: str) -> bool:
+        """Whether there is a session of that id, here or in the store."""
+        if id in self._sessions:
+            return True
+        try:
+            return self._keeping.store.durable and await self._keeping.store.peek(id) is not None
+        except state_store.StateStoreError as error:
+            self._keeping.health.failed(error)
+            return False
+
     async def _find(self, id: str) -> Session | None:
         """The session of that id, taken up from the store if it is not here or another server has had it since."""
         store = self._keeping.store
@@ -270,7 +266,7 @@ class SessionRegistry:
                 session.expel(SessionMovedError("another replica has taken up this session"))
                 await self.remove(session, forget=False)
                 session = None
-            if self.active >= self._limits.sessions and await store.peek(id) is not None:
+            if self._full and await store.peek(id) is not None:
                 self.require_room()
             claim = await store.claim(id)
         except state_store.StateStoreError as error:
@@ -301,6 +297,13 @@ class SessionRegistry:
         now = time.monotonic()
         silent = [now - s.last_used for s in self._sessions.values() if not s.busy and not s.ended]
         return max(1, round(self._limits.idle_s - max(silent, default=0.0)))
+
+
+def _running(session: Session | None) -> Session:
+    """The session, if there is one that has not ended."""
+    if session is None or session.ended:
+        raise UnknownSessionError("no such session; it may have ended, or been idle for too long")
+    return session
 
 
 def new_id() -> str:

@@ -30,7 +30,7 @@ from service.streaming.answers import Answer, AnswerFormat, Arrival, build_answe
 from service.streaming.backlog import Backlog, Policy, drop
 from service.streaming.checkpoints import Checkpoint
 from service.streaming.engine import Engine
-from service.streaming.keeper import Keeper, Keeping, Standing
+from service.streaming.keeper import Keeper, Keeping
 from service.streaming.scheduler import Scheduler
 from service.streaming.snapshots import Progress, Recent, SessionSpec, session_checkpoint
 from service.streaming.state_store import FencedError
@@ -176,8 +176,8 @@ class Session:
         self._waiting = 0
         self._attachment: Attachment | None = None
         self._closed = self._moved = False
-        acked = progress.next_sequence - 1
-        self.keeper = Keeper(spec.id, epoch, acked if epoch else 0, place.keeping, self._standing)
+        acked = self._last_sequence() if epoch else 0
+        self.keeper = Keeper(spec.id, epoch, acked, place.keeping, self._last_sequence, self._checkpoint)
         self.keeper.on_fenced = self._lose
 
     @property
@@ -448,14 +448,13 @@ class Session:
             return partial(session_checkpoint, replace(self.spec, secret_digest=b""), self._progress, {})
         return partial(session_checkpoint, self.spec, self._progress, dict(self._recent))
 
-    def _standing(self) -> Standing:
+    def _last_sequence(self) -> int:
+        return self._progress.next_sequence - 1
+
+    async def _checkpoint(self) -> Checkpoint:
         make = self.snapshot()
-
-        async def build() -> Checkpoint:
-            self._unkept_bytes = 0
-            return await self._place.engine.offload(make)
-
-        return Standing(self._progress.next_sequence - 1, build)
+        self._unkept_bytes = 0
+        return await self._place.engine.offload(make)
 
     def _lose(self) -> None:
         """Another replica has the session."""

@@ -31,7 +31,7 @@ from service.streaming.keeper import Keeping, StoreHealth
 from service.streaming.registry import Limits, SessionRegistry, new_id, new_secret
 from service.streaming.scheduler import Scheduler
 from service.streaming.session import Advance, Command, End, Events, Flush, Reset, Session, Workplace, digest
-from service.streaming.snapshots import Progress, SessionSpec, session_checkpoint
+from service.streaming.snapshots import Progress, SessionSpec
 from service.streaming.state_store import MemoryStateStore
 from service.streaming.windowing import EventStream, StreamConfig, TimeWindows, WindowLimits
 from service.wire.masks import MaskEncoding
@@ -235,8 +235,8 @@ def make_registry(place: Workplace, **changes: float) -> SessionRegistry:
 
 
 async def open_in(registry: SessionRegistry, session: Session) -> Session:
-    spec, progress = session.spec, Progress(session.stream, session.model.initial_state(SENSOR))
-    return await registry.open(session.id, lambda: session, session_checkpoint(spec, progress, {}))
+    await registry.open(session)
+    return session
 
 
 def test_the_registry_keeps_to_its_size(model: StreamingModel, place: Workplace) -> None:
