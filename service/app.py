@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from service import __version__
 from service.api import health, inference_protocol, models, recordings, segment, sessions, stream
 from service.api.problems import install_problem_handlers
+from service.api.sequences import Sequences
 from service.api.services import Services
 from service.settings import PACKAGE, Settings
 from service.streaming.keeper import watch_store
@@ -50,6 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             await services.library.warm_up(settings.default_model, services.scheduler)
             app.state.services = services
+            app.state.sequences = Sequences(services)
             # What is here now stays; the collector need not look at all of torch again and again.
             gc.collect()
             gc.freeze()

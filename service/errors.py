@@ -13,7 +13,7 @@ ServiceError
  ├── UnsupportedMediaTypeError    415        a content type that the call does not read
  ├── NotAcceptableError           406        no offered type is in the request's Accept
  ├── HelloError                   400  4400  the hello is not valid
- ├── SequenceStartError           400  4400  a request of a sequence that does not run (service.api.sequences)
+ ├── SequenceStartError           400  4400  a request of a sequence that does not run
  ├── UnusableInputError           422  4422  content that cannot be used
  │    ├── TimeOrderError                     an event earlier than what has been seen
  │    ├── TimeJumpError                      a message that would close too many windows
@@ -183,6 +183,15 @@ class HelloError(ServiceError):
     close_code = 4400
     code = "invalid-hello"
     title = "The hello is not valid"
+
+
+class SequenceStartError(ServiceError):
+    """A request of a sequence that does not run."""
+
+    status = HTTPStatus.BAD_REQUEST
+    close_code = 4400
+    code = "sequence-start"
+    title = "The sequence has not been started"
 
 
 class UnusableInputError(ServiceError):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,7 +26,12 @@ _SEED = 0
 # Events for each pixel: as a scene at rest, in motion, no scene at all, and a flash give them.
 _DENSITIES = (0.02, 0.3, 0.0, 1.0)
 
-_Key = tuple[int, tuple[int, int], int, int]
+
+class _Key(NamedTuple):
+    model: int
+    grid: tuple[int, int]
+    rows: int
+    threads: int
 
 
 class Exactness:
@@ -47,6 +52,17 @@ class Exactness:
         self._reading = Lock()
         self._trying = Lock()
 
+    def known(self, model: SegmentationModel, sensor: SensorSize, *, rows: int, threads: int) -> bool | None:
+        """What ``allows`` would say, as far as that is known without a trial; None otherwise.
+
+        Raises
+        ------
+        ValueError
+            If ``rows`` or ``threads`` is below 1.
+        """
+        key = _key(model, sensor, rows, threads)
+        return True if key is None else self._find(key)
+
     def allows(self, model: SegmentationModel, sensor: SensorSize, *, rows: int, threads: int) -> bool:
         """Whether so many windows together on so many threads get the answers of each alone on one thread.
 
@@ -59,13 +75,9 @@ class Exactness:
         ValueError
             If ``rows`` or ``threads`` is below 1.
         """
-        if min(rows, threads) < 1:
-            raise ValueError(f"rows and threads must be at least 1, got {rows} and {threads}")
-        if model.mode == "protocol":
-            rows = 1
-        if rows == threads == 1:
+        key = _key(model, sensor, rows, threads)
+        if key is None:
             return True
-        key = (id(model), model.grid_key(sensor), rows, threads)
         known = self._find(key)
         if known is not None:
             return known
@@ -73,7 +85,7 @@ class Exactness:
         with self._trying:
             known = self._find(key)
             if known is None:
-                known = keeps_bits(model, sensor, rows=rows, threads=threads)
+                known = keeps_bits(model, sensor, rows=key.rows, threads=threads)
                 self._keep(key, model, known)
         return known
 
@@ -89,6 +101,15 @@ class Exactness:
             self._findings[key] = (model, finding)
             while len(self._findings) > self._most:
                 self._findings.popitem(last=False)
+
+
+def _key(model: SegmentationModel, sensor: SensorSize, rows: int, threads: int) -> _Key | None:
+    """What a finding is kept under; None for the reference itself."""
+    if min(rows, threads) < 1:
+        raise ValueError(f"rows and threads must be at least 1, got {rows} and {threads}")
+    if threads == 1 and (rows == 1 or model.mode == "protocol"):
+        return None
+    return _Key(id(model), model.grid_key(sensor), 1 if model.mode == "protocol" else rows, threads)
 
 
 def keeps_bits(model: SegmentationModel, sensor: SensorSize, *, rows: int, threads: int) -> bool:

@@ -119,7 +119,8 @@ class StreamingModel:
         counts = [polarity_counts(item.events, grid, clip) for item, grid in zip(inputs, grids, strict=True)]
         x = torch.from_numpy(counts[0][None] if len(counts) == 1 else np.stack(counts))
         with torch.inference_mode():
-            result = self.runtime.step(gather([self.leak(item.state, item.idle) for item in inputs]), x)
+            rested = [self.leak(item.state, item.idle) if item.idle else item.state for item in inputs]
+            result = self.runtime.step(gather(rested), x)
             logits = [result.logits[row : row + 1] for row in range(len(inputs))]
             masks = [
                 class_mask(row, item.sensor.height, item.sensor.width, stride * grid.factor)

@@ -15,7 +15,7 @@ from service.api.inference_errors import InferenceRoute
 from service.api.inference_tensors import INPUTS, TensorSpec, output_specs, output_tensors
 from service.api.problems import PROBLEM_RESPONSES, invalid_fields
 from service.api.sequences import Inference, Sequences
-from service.api.services import AppServices, Services, services_of
+from service.api.services import AppServices, Services
 from service.errors import NotFoundError, UnknownModelError, UnusableInputError
 from service.wire.tensors import HEADER_LENGTH, TensorError, encode_body
 
@@ -32,7 +32,6 @@ EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "sequen
 
 _OCTETS = "application/octet-stream"
 _MAX_INDEX_BYTES = 65_536
-_PART_BYTES = 1 << 18
 _EXAMPLE = {
     "inputs": [
         {"name": "events", "datatype": "INT64", "shape": [2, 4], "data": [0, 12, 7, 1, 150, 13, 7, 0]},
@@ -65,11 +64,8 @@ class _IndexFields(BaseModel):
 
 async def sequences_of(request: Request) -> Sequences:
     """The sequences of the app that a request came to."""
-    services, state = services_of(request), request.app.state
-    found = getattr(state, "sequences", None)
-    if not isinstance(found, Sequences) or found.services is not services:
-        found = state.sequences = Sequences(services)
-    return found
+    sequences: Sequences = request.app.state.sequences
+    return sequences
 
 
 @router.get("")

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 
 from starlette.requests import ClientDisconnect
 
@@ -25,7 +24,7 @@ from service.api.schemas import SessionFields, limit_errors
 from service.api.services import Services
 from service.errors import (
     FieldError,
-    ServiceError,
+    SequenceStartError,
     SessionExistsError,
     TooLargeError,
     UnknownSessionError,
@@ -40,15 +39,6 @@ from service.streaming.windowing import EventStream
 from service.wire.masks import MaskEncoding
 
 _FORM = AnswerFormat(MaskEncoding.RAW, True)
-
-
-class SequenceStartError(ServiceError):
-    """A request of a sequence that does not run."""
-
-    status = HTTPStatus.BAD_REQUEST
-    close_code = 4400
-    code = "sequence-start"
-    title = "The sequence has not been started"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ batch: a larger batch or more threads are used only where a trial has shown that
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
     from models.events import SensorSize
     from models.runtime.model import SegmentationModel, WindowInput, WindowSegmentation
 
+logger = logging.getLogger(__name__)
+
 PATIENCE_S = 1.0
 
-_MAX_KNOWN_WAYS = 1024
-_MAX_TRIALS_WAITING = 8
+_MAX_TRIALS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,36 +251,37 @@ def _compute(jobs: Sequence[_Job], threads: int) -> list[TimedSegmentation]:
 
 
 class _Ways:
-    """Remembers which ways of computing keep the bits; what is not known yet is tried on a thread of its own."""
+    """Which ways of computing keep the bits; what is not known yet is tried on a thread of its own."""
 
     def __init__(self) -> None:
         from models.runtime.exactness import Exactness
 
         self._exactness = Exactness()
-        self._known: dict[tuple[str, tuple[int, int], _Way], bool] = {}
+        self._tried: set[tuple[int, tuple[int, int], _Way]] = set()
         self._trials = ThreadPoolExecutor(1, "trial")
-        self._waiting = 0
 
     def keep_bits(self, model: SegmentationModel, sensor: SensorSize, way: _Way) -> bool:
         """Whether the way is known to change no bit; False, and a trial, if nothing is known."""
-        if way == _Way(1, 1):
-            return True
-        key = (model.name, model.grid_key(sensor), way)
-        # Clients choose the grids: neither what is remembered nor the trials may grow without end.
-        if key not in self._known and self._waiting < _MAX_TRIALS_WAITING:
-            while len(self._known) >= _MAX_KNOWN_WAYS:
-                self._known.pop(next(iter(self._known)))
-            self._known[key] = False
-            self._waiting += 1
-            self._trials.submit(self._try, key, model, sensor)
-        return self._known.get(key, False)
+        known = self._exactness.known(model, sensor, rows=way.rows, threads=way.threads)
+        if known is None:
+            self._try_later(model, sensor, way)
+        return bool(known)
 
-    def _try(self, key: tuple[str, tuple[int, int], _Way], model: SegmentationModel, sensor: SensorSize) -> None:
-        way = key[2]
-        try:
-            self._known[key] = self._exactness.allows(model, sensor, rows=way.rows, threads=way.threads)
-        finally:
-            self._waiting -= 1
+    def _try_later(self, model: SegmentationModel, sensor: SensorSize, way: _Way) -> None:
+        key = (id(model), model.grid_key(sensor), way)
+        # Clients choose the grids: the trials that wait must not grow without end.
+        if key in self._tried or len(self._tried) >= _MAX_TRIALS:
+            return
+        self._tried.add(key)
+        trial = self._trials.submit(self._exactness.allows, model, sensor, rows=way.rows, threads=way.threads)
+        trial.add_done_callback(lambda done: self._conclude(key, done))
+
+    def _conclude(self, key: tuple[int, tuple[int, int], _Way], trial: Future[bool]) -> None:
+        if trial.cancelled() or (error := trial.exception()) is None:
+            self._tried.discard(key)
+        else:
+            # Not tried again: the reference is computed instead.
+            logger.error("a trial of %s failed", key[2], exc_info=error)
 
     def close(self) -> None:
         """Wait for the trial that is under way."""
