@@ -215,8 +215,7 @@ class Client:
             raise ProtocolError(
                 f"{self._base_url} is not the service: it answers {path} with HTTP status {response.status_code}"
             )
-        wait = response.headers.get("Retry-After", "")
-        raise from_problem(_json(response.text), retry_after_s=float(wait) if wait.isdecimal() else None)
+        raise from_problem(_json(response.text), headers=response.headers)
 
     def _discard(self, session: str) -> None:
         """End a session that nobody will take up again; if that fails, the service does so after a while."""

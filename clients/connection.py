@@ -158,11 +158,8 @@ def _turned_away(url: str, response: Response) -> ClientError:
     status = response.status_code
     if response.headers.get("Content-Type", "").startswith("application/problem+json"):
         with suppress(ProtocolError):
-            wait = response.headers.get("Retry-After", "")
-            return from_problem(
-                _document(bytes(response.body or b"").decode(errors="replace")),
-                retry_after_s=float(wait) if wait.isdecimal() else None,
-            )
+            text = bytes(response.body or b"").decode(errors="replace")
+            return from_problem(_document(text), headers=response.headers)
     message = f"{url} is not a stream of the service: it answers with HTTP status {status}"
     # A proxy whose server is just starting anew.
     return ConnectionLostError(message) if status >= 500 else ProtocolError(message)

@@ -272,7 +272,7 @@ _STATUS_BY_CLOSE_CODE = {1009: 413, 1011: 500, 1013: 503}
 
 
 def from_problem(
-    document: Mapping[str, Any], *, close_code: int | None = None, retry_after_s: float | None = None
+    document: Mapping[str, Any], *, close_code: int | None = None, headers: Mapping[str, str] | None = None
 ) -> ServiceError:
     """The error that a problem document tells of.
 
@@ -282,8 +282,8 @@ def from_problem(
         Members of ``application/problem+json``, or of the text before a WebSocket is closed.
     close_code : int, optional
         Of the WebSocket.
-    retry_after_s : float, optional
-        Seconds, if the document itself does not say.
+    headers : mapping, optional
+        Of the HTTP answer; ``Retry-After`` counts if the document itself does not say when to try again.
     """
     # Over the WebSocket ``type`` says that the text is an error, and ``problem`` which one.
     kind, title = str(document.get("problem", document.get("type", ""))), str(document.get("title", ""))
@@ -299,7 +299,8 @@ def from_problem(
         for item in (listed if isinstance(listed, list) else [])
         if isinstance(item, dict)
     ]
-    wait = document.get("retry_after", retry_after_s)
+    seconds = (headers or {}).get("Retry-After", "")
+    wait = document.get("retry_after", float(seconds) if seconds.isdecimal() else None)
     return cls(
         str(document.get("detail") or title or "the service gives no reason"),
         code=code,

@@ -62,23 +62,19 @@ class StreamOptions:
             "count": self.window_events,
             "stride": self.stride_events,
         }
-        fields: dict[str, Any] = {
-            "window": {name: value for name, value in window.items() if value is not None},
-            "gaps": self.gaps,
-            "time": {"reorder_us": self.reorder_us, "wrap_bits": self.wrap_bits, "on_restart": self.on_restart},
-            "queue": {"policy": self.queue, "windows": self.queue_windows},
-            "deadline_ms": self.deadline_ms,
-        }
+        window = {name: value for name, value in window.items() if value is not None}
+        time = {"reorder_us": self.reorder_us, "wrap_bits": self.wrap_bits, "on_restart": self.on_restart}
+        queue = {"policy": self.queue, "windows": self.queue_windows}
         # What is left out is up to the service.
-        defaults = StreamOptions()
-        if not fields["window"]:
-            del fields["window"]
-        if self.gaps == defaults.gaps:
-            del fields["gaps"]
-        if self.ordered:
-            del fields["time"]
-        if self.lossless and self.queue_windows is None:
-            del fields["queue"]
-        if self.deadline_ms is None:
-            del fields["deadline_ms"]
+        fields: dict[str, Any] = {}
+        if window:
+            fields["window"] = window
+        if self.gaps != "step":
+            fields["gaps"] = self.gaps
+        if not self.ordered:
+            fields["time"] = time
+        if not self.lossless or self.queue_windows is not None:
+            fields["queue"] = queue
+        if self.deadline_ms is not None:
+            fields["deadline_ms"] = self.deadline_ms
         return fields
