@@ -22,7 +22,6 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
-from prometheus_client.parser import text_string_to_metric_families
 
 from clients import Client
 from clients.cutting import cut
@@ -34,7 +33,7 @@ from models.machine import describe_machine
 from models.runtime.paper import PaperRuntime
 from service.settings import Settings
 from service.wire.aedat4 import read_aedat4_file
-from tests.service.harness import running_server
+from tests.service.harness import metric, running_server
 
 WINDOWS_MS = (10, 20, 33, 50)
 STEPS = PaperConfig().steps
@@ -65,19 +64,10 @@ def serve_windows(url: str, events: EventBatch, sensor: SensorSize, window_ms: i
     }
 
 
-def gauge(url: str, name: str) -> float:
-    """One value of the service's own metrics."""
-    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text):
-        for sample in family.samples:
-            if sample.name == name:
-                return float(sample.value)
-    raise LookupError(f"{url}/metrics has no {name}")
-
-
 def session_memory(url: str, events: EventBatch, sensor: SensorSize) -> dict[str, float]:
     """Resident memory at start, and what each further session adds."""
     packet = events[: int(np.searchsorted(events.t, events.t[0] + 100_000))]
-    at_start = gauge(url, "process_resident_memory_bytes")
+    at_start = metric(url, "process_resident_memory_bytes")
     body = {"model": "edge-s", "sensor": {"width": sensor.width, "height": sensor.height}, "window": {"us": 50_000}}
     data = {name: getattr(packet, name).tolist() for name in ("t", "x", "y", "p")}
     sizes = []
@@ -85,8 +75,8 @@ def session_memory(url: str, events: EventBatch, sensor: SensorSize) -> dict[str
         for _ in range(SESSIONS):
             session = http.post("/v1/sessions", json=body).raise_for_status().json()["session"]
             http.post(f"/v1/sessions/{session}/events", json=data).raise_for_status()
-            sizes.append(gauge(url, "process_resident_memory_bytes"))
-        state = gauge(url, "spikeseg_state_bytes")
+            sizes.append(metric(url, "process_resident_memory_bytes"))
+        state = metric(url, "spikeseg_state_bytes")
     # The first sessions also fill the allocator's pools; what a session costs shows once they are full.
     half = SESSIONS // 2
     return {

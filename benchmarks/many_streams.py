@@ -22,17 +22,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import torch
-from prometheus_client.parser import text_string_to_metric_families
 
 from clients import Client
 from models import zoo
 from models.events import EventBatch, SensorSize
 from models.machine import describe_machine
 from models.runtime.model import SegmentationModel
-from tests.service.harness import PATIENCE_S, running_server
+from tests.service.harness import PATIENCE_S, metric, random_events, running_server
 
 SENSORS = (SensorSize(346, 260), SensorSize(240, 180), SensorSize(128, 128), SensorSize(64, 48))
 CAMERA = SENSORS[0]
@@ -50,13 +48,13 @@ class Plan:
 
     def window(self, index: int) -> EventBatch:
         """The events of one window."""
-        rng = np.random.default_rng((self.seed, index))
-        n = int(self.sensor.width * self.sensor.height * EVENTS_PER_PIXEL)
-        return EventBatch(
-            np.sort(rng.integers(index * WINDOW_US, (index + 1) * WINDOW_US, n)),
-            rng.integers(0, self.sensor.width, n).astype(np.uint16),
-            rng.integers(0, self.sensor.height, n).astype(np.uint16),
-            rng.integers(0, 2, n).astype(np.uint8),
+        return random_events(
+            (self.seed, index),
+            windows=1,
+            per_window=int(self.sensor.width * self.sensor.height * EVENTS_PER_PIXEL),
+            start_us=index * WINDOW_US,
+            sensor=self.sensor,
+            window_us=WINDOW_US,
         )
 
 
@@ -118,15 +116,6 @@ def differences(plans: Sequence[Plan], outcomes: Sequence[Outcome]) -> dict[str,
             state = answer.state
             found["different"] += given != digest(answer.mask, [layer.spikes for layer in answer.activity.layers])
     return found
-
-
-def metric(url: str, name: str, **labels: str) -> float:
-    """One value of the server's metrics."""
-    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text):
-        for sample in family.samples:
-            if sample.name == name and all(sample.labels.get(key) == value for key, value in labels.items()):
-                return float(sample.value)
-    raise LookupError(f"{url}/metrics has no {name}")
 
 
 def resident(url: str) -> float:

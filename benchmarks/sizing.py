@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import SecretStr
 
 from models import zoo
-from models.events import EventBatch, SensorSize
+from models.events import SensorSize
 from service.api.opening import open_session
 from service.api.schemas import SessionFields
 from service.api.services import Services
@@ -32,6 +32,7 @@ from service.settings import Settings
 from service.streaming.answers import Arrival
 from service.streaming.checkpoints import Checkpoint, encode_checkpoint
 from service.streaming.session import Events
+from tests.service.harness import random_events
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "scaling.md"
@@ -94,7 +95,8 @@ async def measure_session(model: str, sensor: SensorSize) -> Size:
             {"model": model, "sensor": {"width": sensor.width, "height": sensor.height}, "window": {"us": WINDOW_US}}
         )
         session, _ = await open_session(services, fields, "session-of-sizing")
-        command = Events(random_events(sensor), sensor, until_us=WINDOWS * WINDOW_US)
+        events = random_events(0, windows=WINDOWS, per_window=EVENTS_PER_WINDOW, sensor=sensor, window_us=WINDOW_US)
+        command = Events(events, sensor, until_us=WINDOWS * WINDOW_US)
         async with aclosing(session.process([command], session.form, Arrival(0.0))) as answers:
             kept = sum([answer.nbytes async for answer in answers])
         checkpoint = session.snapshot()()
@@ -116,18 +118,6 @@ def with_answers(checkpoint: Checkpoint, times: int) -> Checkpoint:
     if times:
         arrays["answers"] = np.tile(checkpoint.arrays["answers"], times)
     return Checkpoint(header, arrays)
-
-
-def random_events(sensor: SensorSize) -> EventBatch:
-    """Events all over the sensor, in every window."""
-    rng = np.random.default_rng(0)
-    n = WINDOWS * EVENTS_PER_WINDOW
-    return EventBatch(
-        np.sort(rng.integers(0, WINDOWS * WINDOW_US, n)),
-        rng.integers(0, sensor.width, n).astype(np.uint16),
-        rng.integers(0, sensor.height, n).astype(np.uint16),
-        rng.integers(0, 2, n).astype(np.uint8),
-    )
 
 
 def streaming_models() -> tuple[str, ...]:

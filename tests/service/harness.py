@@ -19,10 +19,12 @@ from typing import Any, Self
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from models.events import EventBatch, SensorSize
+from service.streaming.checkpoints import MEDIA_TYPE as STATE_MEDIA_TYPE
 from service.wire import messages
 from service.wire.events import MEDIA_TYPE, encode_packet
 from service.wire.masks import MaskEncoding, decode_mask
@@ -83,8 +85,23 @@ def _wait_until_ready(url: str) -> None:
     raise AssertionError("the server did not become ready")
 
 
+def metric(url: str, name: str) -> float:
+    """One of a server's metrics, over all labels.
+
+    Raises
+    ------
+    LookupError
+        If it has none of that name.
+    """
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics", timeout=PATIENCE_S).text)
+    values = [sample.value for family in families for sample in family.samples if sample.name == name]
+    if not values:
+        raise LookupError(f"{url}/metrics has no {name}")
+    return float(sum(values))
+
+
 def random_events(
-    seed: int,
+    seed: int | tuple[int, int],
     *,
     windows: int = 4,
     per_window: int = 1500,
@@ -295,10 +312,13 @@ class Stream:
 class HttpSession:
     """A session over HTTP."""
 
-    def __init__(self, http: httpx.Client, **fields: Any) -> None:
+    def __init__(self, http: httpx.Client, *, snapshot: bytes | None = None, **fields: Any) -> None:
         self.http = http
         body = {"sensor": {"width": SENSOR.width, "height": SENSOR.height}, "window": {"us": WINDOW_US}, **fields}
-        response = http.post("/v1/sessions", json=body)
+        if snapshot is None:
+            response = http.post("/v1/sessions", json=body)
+        else:
+            response = http.post("/v1/sessions", content=snapshot, headers={"Content-Type": STATE_MEDIA_TYPE})
         assert response.status_code == 201, response.text
         self.fields: dict[str, Any] = response.json()
         self.path = f"/v1/sessions/{self.fields['session']}"

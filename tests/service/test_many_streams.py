@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.many_streams import differences, make_plans, metric, resident, run_streams
+from benchmarks.many_streams import differences, make_plans, resident, run_streams
 from models.events import SensorSize
-from tests.service.harness import running_server
+from tests.service.harness import metric, running_server
 
 SENSORS = (SensorSize(64, 48), SensorSize(48, 64), SensorSize(96, 72), SensorSize(33, 77))
 STREAMS = 64

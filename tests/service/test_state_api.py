@@ -39,15 +39,6 @@ def snapshot_of(http: httpx.Client, path: str) -> bytes:
     return response.content
 
 
-def opened_from(http: httpx.Client, snapshot: bytes) -> HttpSession:
-    session = object.__new__(HttpSession)
-    response = http.post("/v1/sessions", content=snapshot, headers=STATE)
-    assert response.status_code == 201, response.text
-    session.http, session.fields = http, response.json()
-    session.path = f"/v1/sessions/{session.fields['session']}"
-    return session
-
-
 def test_a_session_goes_back_to_a_snapshot(http: httpx.Client, reference: list[Result]) -> None:
     session = HttpSession(http)
     before = session.events(EVENTS[:HALF])
@@ -65,7 +56,7 @@ def test_a_session_goes_back_to_a_snapshot(http: httpx.Client, reference: list[R
 def test_a_session_opened_from_a_snapshot_goes_on(http: httpx.Client, reference: list[Result]) -> None:
     session = HttpSession(http)
     before = session.events(EVENTS[:HALF])
-    forks = [opened_from(http, snapshot_of(http, session.path)) for _ in range(2)]
+    forks = [HttpSession(http, snapshot=snapshot_of(http, session.path)) for _ in range(2)]
     for fork in forks:
         assert fork.fields["next_sequence"] == 1
         assert fork.fields["session"] != session.fields["session"]
@@ -78,7 +69,7 @@ def test_another_server_goes_on(server: str, http: httpx.Client, reference: list
         before = stream.events(EVENTS[:HALF])
         snapshot = snapshot_of(http, f"/v1/sessions/{stream.welcome['session']}")
     with running_server() as other, httpx.Client(base_url=other, timeout=PATIENCE_S) as there:
-        moved = opened_from(there, snapshot)
+        moved = HttpSession(there, snapshot=snapshot)
         assert same(before + moved.events(EVENTS[HALF:], until_us=END_US), reference)
 
 
