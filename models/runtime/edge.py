@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +102,11 @@ class EdgeRuntime:
             elif name.endswith(".keep"):
                 tensor = tensor.reshape(-1, 1, 1)
             self._weights[name] = tensor
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The folded weights, to be read; each ``NAME.keep`` as (cout, 1, 1)."""
+        return MappingProxyType(self._weights)
 
     def initial_state(self, batch: int, height: int, width: int) -> State:
         """Membranes at rest, for an input grid of height x width cells."""

@@ -53,7 +53,10 @@ def scored_on(data: str, *, of_frames: bool) -> str:
 
 def training_card(run: dict[str, Any]) -> dict[str, Any]:
     """What a card says of how a network was trained, and the run that it started from if it did not from scratch."""
-    before = training_card(run["started_from"]) if "started_from" in run else None
+    before = run.get("started_from")
+    # A shipped network has a card already.
+    if before and "settings" not in before:
+        before = training_card(before)
     curve = (before["curve"] if before else []) + [
         {
             "update": point["update"] + (before["updates_in_all"] if before else 0),

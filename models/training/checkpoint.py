@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from models.architectures.edge import EdgeDeepLab
 from models.architectures.paper import PaperNetwork
 from models.errors import TrainingError
 from models.training.config import TrainConfig, make_config
+from models.training.shipped import SCHEME, load_shipped
 
 LAST, BEST, WEIGHTS, RUN = "last.pt", "best.pt", "weights.pt", "run.json"
 """What resuming needs; the weights that scored best so far; what a finished run leaves."""
@@ -46,6 +48,24 @@ def load_last(folder: Path, config: TrainConfig) -> dict[str, Any]:
     if other:
         raise TrainingError(f"the run in {folder} had other settings: {', '.join(other)}")
     return values
+
+
+def load_start(source: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The trained network that ``source`` names, and what is known of its training.
+
+    Parameters
+    ----------
+    source : str
+        The folder of a finished run, or ``zoo:NAME`` for a network that ships.
+
+    Raises
+    ------
+    TrainingError
+        If there is none.
+    """
+    if source.startswith(SCHEME):
+        return load_shipped(source.removeprefix(SCHEME))
+    return load_run(Path(source))
 
 
 def load_run(folder: Path) -> tuple[EdgeDeepLab | PaperNetwork, dict[str, Any]]:

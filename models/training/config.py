@@ -189,9 +189,9 @@ class TrainConfig:
         Run the network through ``torch.compile``.
     seed : int
     teacher : str
-        Folder of a finished run to distil from.
+        What to distil from: the folder of a finished run, or ``zoo:NAME``.
     grow_from : str
-        Folder of a finished run to start from, of the same network or a smaller one.
+        What to start from, as for ``teacher``: the same network or a smaller one.
     stream, protocol : StreamData, ProtocolData
         Whichever the model asks for.
     loss : Loss

@@ -33,6 +33,7 @@ from models.training import checkpoint
 from models.training.command import run, this_command
 from models.training.config import RECIPES, TrainConfig, make_config, read_recipe
 from models.training.distributed import Place, average_gradients, joined, leaders_word, same_start
+from models.training.shipped import SCHEME, adopting_statistics
 from models.training.task import Score, Task
 from models.training.tasks import MODELS, make_task
 
@@ -69,7 +70,7 @@ class Trainer:
         self.place = place
         self.network = task.make_network().to(place.device)
         if config.grow_from:
-            task.grow(checkpoint.load_run(Path(config.grow_from))[0], self.network)
+            task.grow(checkpoint.load_start(config.grow_from)[0], self.network)
         same_start(self.network, place)
         self.average = copy.deepcopy(self.network)
         self.optimizer = make_optimizer(self.network, config)
@@ -77,6 +78,14 @@ class Trainer:
         if config.compile:
             run: Any = self.network.forward_with_spikes
             self.network.__dict__["forward_with_spikes"] = torch.compile(run)
+
+    def adopt(self, batch: Any) -> None:
+        """Fit the batch norms of a network that was unfolded to ``batch``; what it answers stays the same."""
+        with adopting_statistics(self.network):
+            self.task.loss(self.network, batch, 0.0)
+        same_start(self.network, self.place)
+        self.average.load_state_dict(self.network.state_dict())
+        self.rest()
 
     def rest(self) -> None:
         """Forget what the network has seen: the next batch begins anew."""
@@ -232,7 +241,7 @@ def train(
         task = make_task(config, root, place.device, place.rank)
         trainer = Trainer(task, config, place)
         if config.teacher:
-            task.teach_with(checkpoint.load_run(Path(config.teacher))[0])
+            task.teach_with(checkpoint.load_start(config.teacher)[0])
         reports = Reports(trainer, out)
         before = 0.0
         if resume:
@@ -261,7 +270,7 @@ def train(
                 "machine": describe_machine(),
             }
             if config.grow_from:
-                _, about["started_from"] = checkpoint.load_run(Path(config.grow_from))
+                _, about["started_from"] = checkpoint.load_start(config.grow_from)
             (out / checkpoint.RUN).write_text(json.dumps(about, indent=1) + "\n")
         return best if best is not None else Score(math.nan, {})
 
@@ -277,7 +286,11 @@ def _run(trainer: Trainer, reports: Reports, out: Path, before: float, progress_
         trainer.task.batches(trainer.updates) as batches,
         tqdm(total=100, unit="%", disable=not (progress_bar and place.leads), bar_format=BAR) as bar,
     ):
+        adopts = config.grow_from.startswith(SCHEME) and trainer.updates == 0
         for batch in batches:
+            if adopts:
+                trainer.adopt(batch)
+                adopts = False
             minutes = before + (time.monotonic() - started) / 60
             done = trainer.updates / config.updates if config.updates else minutes / config.minutes
             progress = leaders_word(done, place)
@@ -315,9 +328,9 @@ def parse(arguments: list[str] | None = None) -> tuple[TrainConfig, argparse.Nam
     parser.add_argument("--seed", type=int)
     parser.add_argument("--precision", choices=("float32", "bfloat16"))
     parser.add_argument("--compile", action="store_const", const=True, help="use torch.compile")
-    parser.add_argument("--teacher", help="folder of a finished run to distil from")
+    parser.add_argument("--teacher", help="what to distil from, as --grow-from")
     parser.add_argument(
-        "--grow-from", help="folder of a finished run to start from, of the same network or a smaller one"
+        "--grow-from", help="folder of a finished run, or zoo:NAME, to start from: the same network or a smaller one"
     )
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: one for each core")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")

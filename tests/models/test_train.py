@@ -23,6 +23,7 @@ from models.datasets import camvid
 from models.errors import TrainingError
 from models.events import SensorSize
 from models.training import chunk_sources, holdout, stream_task
+from models.training.cards import training_card
 from models.training.checkpoint import load_last, load_run
 from models.training.config import RECIPES, Loss, Phase, StreamData, TrainConfig, make_config, read_recipe
 from models.training.distributed import Place
@@ -30,6 +31,7 @@ from models.training.export import export, rescore
 from models.training.grow import grow
 from models.training.history import HISTORY, History
 from models.training.sequences import Chunk
+from models.training.shipped import adopting_statistics, unfold
 from models.training.stream_task import StreamTask, at_once, class_weights, start_rows_from_rest
 from models.training.train import Trainer, parse, train, update_average
 
@@ -246,6 +248,46 @@ def test_a_larger_network_starts_from_a_smaller_one(tmp_path: Path) -> None:
     config = replace(SMALL, model="edge-l", grow_from=str(tmp_path / "small"))
     train(config, tmp_path / "large")
     assert load_run(tmp_path / "large")[0].config == stream_task.ARCHITECTURES["edge-l"]
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_a_shipped_network_learns_on_from_where_it_was(
+    twin: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = zoo.load("edge-s-ann" if twin else "edge-s")
+    network = unfold(shipped)
+    x = torch.randint(0, 3, (2, 1, shipped.runtime.config.input_channels, 48, 64)).float()
+
+    def answers() -> torch.Tensor:
+        functional.reset_net(network)
+        with torch.no_grad():
+            return network(x)
+
+    state = shipped.runtime.initial_state(1, 48, 64)
+    if not twin:
+        expected = []
+        for counts in x:
+            result = shipped.runtime.step(state, counts)
+            state = result.state
+            expected.append(result.logits)
+        torch.testing.assert_close(answers(), torch.stack(expected), rtol=1e-3, atol=1e-3)
+    before = answers()
+    functional.reset_net(network)
+    with adopting_statistics(network.train()):
+        network(x)
+    norm = network.get_submodule("synapses.stem.1")
+    assert not torch.allclose(norm.running_mean, torch.zeros(1))
+    # On the batch whose statistics were adopted, training begins at the same answers.
+    for mode in (False, True):
+        torch.testing.assert_close(network.train(mode) and answers(), before, rtol=1e-3, atol=1e-3)
+
+    monkeypatch.setitem(stream_task.ARCHITECTURES, "edge-s", zoo.load("edge-s").runtime.config)
+    start = f"zoo:{shipped.name}"
+    train(replace(SMALL, twin=twin, grow_from=start, teacher="zoo:edge-s-ann", updates=2), tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert training_card(run)["updates_in_all"] == shipped.card["training"]["updates_in_all"] + 2
+    with pytest.raises(TrainingError, match=r"zoo:edge-x: .*no model 'edge-x'"):
+        Trainer(StreamTask(SMALL), replace(SMALL, grow_from="zoo:edge-x"), ALONE)
 
 
 @pytest.mark.parametrize("twin", [False, True])
