@@ -38,6 +38,8 @@ class EmulatorConfig:
         Background events of each pixel in a second, half of them ON.
     dark_level : float
         Intensity (of full scale 1) added before the log is taken; it hides contrast in the dark.
+    most_crossings : int
+        Most events of a pixel between two frames, as on a readout that is full; later ones are lost. 0: no limit.
     """
 
     contrast_on: float = 0.2
@@ -46,12 +48,13 @@ class EmulatorConfig:
     refractory_us: int = 0
     noise_rate_hz: float = 0.1
     dark_level: float = 0.02
+    most_crossings: int = 0
 
     def __post_init__(self) -> None:
         if min(self.contrast_on, self.contrast_off, self.dark_level) <= 0:
             raise EmulatorError("contrast_on, contrast_off and dark_level must be above 0")
-        if min(self.threshold_sigma, self.refractory_us, self.noise_rate_hz) < 0:
-            raise EmulatorError("threshold_sigma, refractory_us and noise_rate_hz must not be negative")
+        if min(self.threshold_sigma, self.refractory_us, self.noise_rate_hz, self.most_crossings) < 0:
+            raise EmulatorError("threshold_sigma, refractory_us, noise_rate_hz and most_crossings must not be negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,12 @@ class EmulatorState:
     seed: int
     frames: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its images."""
+        images = (self.log_intensity, self.reference, self.theta_on, self.theta_off, self.last_event_us)
+        return sum(image.nbytes for image in images)
+
 
 def log_intensity(frame: NDArray[np.generic], dark_level: float) -> FloatImage:
     """Natural log of a grey frame, uint8 or float in [0, 1]; shape (H, W).
@@ -101,17 +110,21 @@ def log_intensity(frame: NDArray[np.generic], dark_level: float) -> FloatImage:
 def initial(frame: NDArray[np.generic], config: EmulatorConfig, *, t_us: int = 0, seed: int = 0) -> EmulatorState:
     """The state of a sensor that has looked at ``frame`` for a long time."""
     level = log_intensity(frame, config.dark_level)
+    theta_on, theta_off = thresholds(level.shape, config, seed)
+    long_ago = np.full(level.shape, np.iinfo(np.int64).min // 2, np.int64)
+    return EmulatorState(t_us, level, level, theta_on, theta_off, long_ago, seed, 1)
+
+
+def thresholds(shape: tuple[int, ...], config: EmulatorConfig, seed: int) -> tuple[FloatImage, FloatImage]:
+    """The contrast thresholds ON and OFF of each pixel of a sensor (H, W): the same for the same seed."""
     rng = np.random.default_rng((seed, 0))
     lowest = np.float32(0.01)
 
-    def thresholds(nominal: float) -> FloatImage:
-        spread = rng.standard_normal(level.shape, dtype=np.float32) * np.float32(config.threshold_sigma)
-        return np.asarray(np.maximum(np.float32(nominal) + spread, lowest))
+    def spread(nominal: float) -> FloatImage:
+        difference = rng.standard_normal(shape, dtype=np.float32) * np.float32(config.threshold_sigma)
+        return np.asarray(np.maximum(np.float32(nominal) + difference, lowest))
 
-    long_ago = np.full(level.shape, np.iinfo(np.int64).min // 2, np.int64)
-    return EmulatorState(
-        t_us, level, level, thresholds(config.contrast_on), thresholds(config.contrast_off), long_ago, seed, 1
-    )
+    return spread(config.contrast_on), spread(config.contrast_off)
 
 
 def crossings(
@@ -164,6 +177,8 @@ def emulate(
         raise EmulatorError(f"frame time {t_us} µs is not after the last frame's, {state.t_us} µs")
 
     n_on, n_off, reference = crossings(state.reference, level, state.theta_on, state.theta_off)
+    if config.most_crossings:
+        n_on, n_off = (np.minimum(counts, np.int16(config.most_crossings)) for counts in (n_on, n_off))
     t_parts, where_parts, p_parts = [], [], []
     for polarity, counts, step in ((1, n_on, state.theta_on), (0, n_off, -state.theta_off)):
         t, where = _crossing_times(state, level, t_us, counts, step, config.refractory_us)

@@ -30,6 +30,7 @@ class Settings(BaseSettings):
 
     zoo: Path = Field(default=ZOO, description="Folder of the trained networks: NAME.json and its weights.")
     default_model: str = Field(default="edge-s", description="Model of requests that name none; loaded at start.")
+    frame_model: str = Field(default="paper-deeplab-voc", description="Model of pictures that come with no name.")
     cores: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads that compute, over all sessions."
     )

@@ -21,6 +21,7 @@ from service.wire import events as wire
 
 JSON = "application/json"
 AEDAT4 = "application/vnd.aedat4"
+RAW = "application/octet-stream"
 EVENT_TYPES = (wire.MEDIA_TYPE, JSON, AEDAT4)
 
 # Copying more than this is left to a thread: it would hold up the event loop.

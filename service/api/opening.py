@@ -7,11 +7,14 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from service.api.schemas import SessionFields, limit_errors
+from models.emulator import EmulatorConfig
+from models.events import SensorSize
+from service.api.schemas import FrameFields, SessionFields, limit_errors
 from service.api.services import Services
 from service.errors import FieldError, UnusableInputError
 from service.streaming.answers import AnswerFormat
 from service.streaming.backlog import Backlog, Policy
+from service.streaming.camera import Camera, CameraConfig
 from service.streaming.registry import new_id, new_secret
 from service.streaming.session import Session, digest
 from service.streaming.snapshots import Progress, SessionSpec, Snapshot
@@ -84,8 +87,10 @@ async def open_session(services: Services, fields: SessionFields, id: str | None
             None if fields.deadline_ms is None else fields.deadline_ms / 1e3,
         ),
         time.time(),
+        camera_config(fields.frames, sensor, settings.max_events_per_window),
     )
-    progress = Progress(EventStream.start(config, services.window_limits), membranes)
+    camera = Camera(spec.camera) if spec.camera is not None else None
+    progress = Progress(EventStream.start(config, services.window_limits), membranes, camera=camera)
     return await _take_in(services, model, spec, progress)
 
 
@@ -119,6 +124,18 @@ async def _take_in(
     session = Session(replace(spec, secret_digest=digest(secret)), model, progress, services.workplace)
     await services.registry.open(session)
     return session, f"{session.id}.{secret}"
+
+
+def camera_config(fields: FrameFields | None, sensor: SensorSize, most_events: int) -> CameraConfig | None:
+    """How the frames of a new session become events; None if it takes events.
+
+    A flash of light over all pixels at once stays below ``most_events``, as a real sensor's readout is full.
+    """
+    if fields is None:
+        return None
+    settings = fields.model_dump(exclude={"seed"})
+    most = min(max(most_events // (2 * sensor.width * sensor.height), 1), 100)
+    return CameraConfig(EmulatorConfig(**settings, most_crossings=most), fields.seed)
 
 
 def stream_config(fields: SessionFields, default_us: int) -> StreamConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -10,6 +11,7 @@ from models.classes import UNLABELLED
 from models.events import SensorSize
 from service.errors import FieldError
 from service.settings import Settings
+from service.streaming.camera import CameraConfig
 from service.streaming.session import Session
 from service.streaming.windowing import CountWindows, TimeWindows
 from service.wire.messages import PROTOCOL_VERSION
@@ -99,6 +101,22 @@ class QueueFields(_Strict):
     windows: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
+Contrast = Annotated[float, Field(ge=0.05, le=3, allow_inf_nan=False)]
+
+
+class FrameFields(_Strict):
+    """How the frames of a session become events: the contrast thresholds (as a change of the log of intensity), their
+    spread over the pixels, the dead time of a pixel, and background events; ``models/emulator.py`` has the model.
+    """
+
+    contrast_on: Contrast = 0.2
+    contrast_off: Contrast = 0.2
+    threshold_sigma: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.03
+    refractory_us: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    noise_rate_hz: Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)] = 0.1
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
 class SessionFields(_Strict):
     """A session to open; what is left out is up to the server."""
 
@@ -111,6 +129,13 @@ class SessionFields(_Strict):
     deadline_ms: Annotated[float, Field(gt=0, le=3_600_000, allow_inf_nan=False)] | None = None
     mask: MaskName | None = None
     metrics: bool = True
+    frames: FrameFields | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.frames is not None and self.time is not None:
+            raise ValueError("time is for sensors that give events; the times of frames only go on")
+        return self
 
 
 class Hello(SessionFields):
@@ -177,12 +202,21 @@ def describe_session(session: Session, settings: Settings) -> dict[str, Any]:
         "deadline_ms": None if deadline_s is None else deadline_s * 1e3,
         "mask": str(session.form.mask),
         "metrics": session.form.metrics,
+        "frames": describe_camera(spec.camera),
         "next_sequence": session.next_sequence,
         "next_window": session.next_window,
         "acked": session.acked,
         "credit": settings.queue_messages,
         "max_message_bytes": settings.max_message_bytes,
     }
+
+
+def describe_camera(camera: CameraConfig | None) -> dict[str, Any] | None:
+    """The settings of a session's camera; None if it takes events."""
+    if camera is None:
+        return None
+    settings = {**asdict(camera.emulator), "seed": camera.seed}
+    return {name: settings[name] for name in FrameFields.model_fields}
 
 
 def describe_window(window: TimeWindows | CountWindows) -> dict[str, int]:

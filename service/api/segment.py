@@ -1,9 +1,10 @@
-"""One shot: events in, the last window's mask out, with no session."""
+"""One shot: events in, the last window's mask out, or a picture in and its mask out, with no session."""
 
 from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -17,6 +18,7 @@ from service.api.bodies import (
     JSON,
     JSON_EVENTS,
     body_schema,
+    read_body,
     read_event_body,
     read_events,
     require_media_type,
@@ -24,10 +26,11 @@ from service.api.bodies import (
 from service.api.negotiation import choose_media_type
 from service.api.problems import PROBLEM_RESPONSES
 from service.api.schemas import limit_errors
-from service.api.services import AppServices
+from service.api.services import AppServices, Services
 from service.errors import FieldError, UnusableInputError
-from service.streaming.answers import COCO_RLE, AnswerFormat, Arrival, build_answer
+from service.streaming.answers import COCO_RLE, Answer, AnswerFormat, Arrival, build_answer
 from service.streaming.windowing import EventStream, StreamConfig, TimeWindows, Window
+from service.wire.frames import PICTURE_TYPES, decode_rgb
 from service.wire.masks import MaskEncoding
 
 router = APIRouter(tags=["segment"], responses=PROBLEM_RESPONSES)
@@ -46,7 +49,10 @@ Side = Annotated[int | None, Query(ge=1, le=0xFFFF, description="Sensor size; JS
 
 
 @router.post(
-    "/v1/segment", response_class=Response, responses=_ANSWERS, openapi_extra=body_schema(EVENT_TYPES, JSON_EVENTS)
+    "/v1/segment",
+    response_class=Response,
+    responses=_ANSWERS,
+    openapi_extra=body_schema([*EVENT_TYPES, *PICTURE_TYPES], JSON_EVENTS),
 )
 async def segment(
     request: Request,
@@ -58,12 +64,17 @@ async def segment(
 ) -> Response:
     """Run the events through a network at rest, window by window; answer the last window by ``Accept``.
 
-    The header ``Spikeseg-Result`` holds the result's metadata as JSON.
+    A picture (PNG, JPEG, WebP) goes through a network of frames instead. The header ``Spikeseg-Result`` holds the
+    result's metadata as JSON.
     """
     arrived = time.perf_counter()
     services.require_open()
     answer_type = choose_media_type(request.headers.getlist("accept"), list(_FORMATS))
-    media_type = require_media_type(request, EVENT_TYPES)
+    media_type = require_media_type(request, [*EVENT_TYPES, *PICTURE_TYPES])
+    if media_type in PICTURE_TYPES:
+        _refuse_options(window_us=window_us, width=width, height=height)
+        answer = await _segment_picture(request, services, model, _FORMATS[answer_type], arrived)
+        return _respond(answer, answer_type)
     network = await services.library.get(model if model is not None else services.settings.default_model)
     named = _named_sensor(width, height)
     _check_limits(services, named, window_us)
@@ -97,10 +108,43 @@ async def segment(
         arrival=Arrival(arrived, decode_s),
     )
     services.metrics.observe_encode(answer.metadata["latency_ms"]["encode"] / 1e3)
+    return _respond(answer, answer_type)
+
+
+def _respond(answer: Answer, answer_type: str) -> Response:
     if answer_type == JSON:
         return Response(json.dumps(answer.metadata), media_type=JSON)
     header = json.dumps(answer.metadata, separators=(",", ":"))
     return Response(answer.mask, headers={"Spikeseg-Result": header}, media_type=answer_type)
+
+
+async def _segment_picture(
+    request: Request, services: Services, model: str | None, form: AnswerFormat, arrived: float
+) -> Answer:
+    settings, offload = services.settings, services.engine.offload
+    network = await services.library.get_for_frames(model if model is not None else settings.frame_model)
+    body = await read_body(request, settings.max_body_bytes, settings.body_seconds)
+    begun = time.perf_counter()
+    limits = {"most_side": settings.max_sensor_side, "most_pixels": settings.max_sensor_pixels}
+    rgb = await offload(partial(decode_rgb, body, **limits))
+    decode_s = time.perf_counter() - begun
+    services.metrics.observe_decode(decode_s)
+    timed = await services.scheduler.compute(partial(network.segment_frame, rgb))
+    services.metrics.observe_window(network.name, 0, timed.segmentation.activity, timed.wait_s, timed.compute_s)
+    answer = await offload(
+        build_answer, None, timed, network.classes, form, acked=0, arrival=Arrival(arrived, decode_s)
+    )
+    services.metrics.observe_encode(answer.metadata["latency_ms"]["encode"] / 1e3)
+    return answer
+
+
+def _refuse_options(**given: int | None) -> None:
+    """Raise UnusableInputError for options of events beside a picture."""
+    errors = [
+        FieldError(name, f"{name} does not go with a picture") for name, value in given.items() if value is not None
+    ]
+    if errors:
+        raise UnusableInputError(errors[0].message, errors)
 
 
 def _all_windows(stream: EventStream, events: EventBatch) -> list[Window]:

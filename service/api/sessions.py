@@ -18,6 +18,7 @@ from service.api.bodies import (
     EVENT_TYPES,
     JSON,
     JSON_EVENTS,
+    RAW,
     body_schema,
     in_parts,
     read_body,
@@ -34,10 +35,11 @@ from service.errors import FieldError, SessionMovedError, UnusableInputError
 from service.streaming.answers import Answer, AnswerFormat, Arrival
 from service.streaming.checkpoints import MEDIA_TYPE as STATE_MEDIA_TYPE
 from service.streaming.checkpoints import CheckpointError, decode_checkpoint, encode_checkpoint
-from service.streaming.session import Command, Events, Reset, Restore, Session
+from service.streaming.session import Command, Events, Look, Reset, Restore, Session
 from service.streaming.snapshots import Snapshot, read_snapshot
 from service.streaming.windowing import SnapshotError
 from service.wire.events import MAX_TIME_US
+from service.wire.frames import PICTURE_TYPES, Frame, decode_grey, decode_raw
 from service.wire.masks import MaskEncoding
 from service.wire.messages import RESULTS_MEDIA_TYPE, encode_result
 
@@ -127,6 +129,7 @@ async def put_state(id: str, request: Request, services: AppServices, sequence: 
         ("model", session.spec.model, snapshot.spec.model),
         ("sensor", session.spec.sensor, snapshot.spec.sensor),
         ("window", session.spec.config, snapshot.spec.config),
+        ("frames", session.spec.camera, snapshot.spec.camera),
     ):
         if ours != theirs:
             message = f"the snapshot has {field} {theirs}, the session {ours}"
@@ -134,7 +137,7 @@ async def put_state(id: str, request: Request, services: AppServices, sequence: 
     if snapshot.ended:
         raise SnapshotError("the snapshot is of a session that has ended")
     membranes = await services.engine.offload(snapshot.state, session.model)
-    command = Restore(snapshot.stream, membranes)
+    command = Restore(snapshot.stream, membranes, snapshot.camera)
     session, _ = await _take(services, session, command, session.form, Arrival(time.perf_counter()), sequence)
     return describe_session(session, services.settings)
 
@@ -176,9 +179,51 @@ async def post_events(
         events, sensor = EventBatch.empty(), session.sensor
     decode_s = time.perf_counter() - begun
     services.metrics.observe_decode(decode_s)
-    form = AnswerFormat(MaskEncoding(mask), session.form.metrics) if mask else session.form
     command = Events(events, sensor, until_us, flush)
-    session, answers = await _take(services, session, command, form, Arrival(arrived, decode_s), sequence)
+    return await _answer(services, session, command, mask, Arrival(arrived, decode_s), sequence, answer_type)
+
+
+@router.post(
+    "/{id}/frames", response_class=Response, responses=_RESULTS, openapi_extra=body_schema([*PICTURE_TYPES, RAW])
+)
+async def post_frame(
+    id: str,
+    request: Request,
+    services: AppServices,
+    t_us: Annotated[int, Query(ge=0, lt=MAX_TIME_US, description="The frame's time, after that of the one before.")],
+    mask: Annotated[MaskName | None, Query(description="Mask encoding; the session's if not given.")] = None,
+    sequence: Sequence_ = None,
+) -> Response:
+    """A frame in, as a picture or as raw grey or RGB bytes; every window that it completes out.
+
+    For sessions that were opened with ``frames``. The first frame gives no events.
+    """
+    arrived = time.perf_counter()
+    session = await _find(services, id)
+    session.require_free()
+    answer_type = choose_media_type(request.headers.getlist("accept"), [JSON, RESULTS_MEDIA_TYPE])
+    media_type = require_media_type(request, [*PICTURE_TYPES, RAW])
+    body = await read_body(request, services.settings.max_body_bytes, services.settings.body_seconds)
+    begun = time.perf_counter()
+    grey = await services.engine.offload(decode_raw if media_type == RAW else decode_grey, body, session.sensor)
+    decode_s = time.perf_counter() - begun
+    services.metrics.observe_decode(decode_s)
+    command = Look(Frame(t_us, grey))
+    return await _answer(services, session, command, mask, Arrival(arrived, decode_s), sequence, answer_type)
+
+
+async def _answer(
+    services: Services,
+    session: Session,
+    command: Command,
+    mask: MaskName | None,
+    arrival: Arrival,
+    sequence: int | None,
+    answer_type: str,
+) -> Response:
+    """Take a message, and give its results."""
+    form = AnswerFormat(MaskEncoding(mask), session.form.metrics) if mask else session.form
+    session, answers = await _take(services, session, command, form, arrival, sequence)
     numbers = {"Spikeseg-Acked": str(session.acked), "Spikeseg-Next-Sequence": str(session.next_sequence)}
     if answer_type == JSON:
         return Response(await services.engine.offload(_as_json, answers), media_type=JSON, headers=numbers)

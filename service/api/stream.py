@@ -31,9 +31,10 @@ from service.errors import (
 )
 from service.streaming.answers import AnswerFormat, Arrival
 from service.streaming.backlog import Policy
-from service.streaming.session import Advance, Attachment, Command, End, Events, Flush, Reset, Session
+from service.streaming.session import Advance, Attachment, Command, End, Events, Flush, Look, Reset, Session
 from service.wire.errors import MessageError, WireError
 from service.wire.events import decode_packet
+from service.wire.frames import decode_frame
 from service.wire.masks import MaskEncoding
 from service.wire.messages import (
     Message,
@@ -49,7 +50,7 @@ router = APIRouter()
 logger = logging.getLogger(__name__)
 
 _MAX_HELLO_CHARS = 65_536
-_MERGEABLE = (MessageType.EVENTS, MessageType.ADVANCE)
+_MERGEABLE = (MessageType.EVENTS, MessageType.ADVANCE, MessageType.FRAME)
 _PLAIN: dict[MessageType, Command] = {
     MessageType.RESET: Reset(),
     MessageType.FLUSH: Flush(),
@@ -254,8 +255,8 @@ class Conversation:
             return not (session.ended and number == session.next_sequence - 1)
         batch = [first, *self._company(first, session)]
         begun = time.perf_counter()
-        offload, ordered = self._services.engine.offload, session.stream.ordered
-        commands = [await offload(_command, item.message, ordered) for item in batch]
+        offload = self._services.engine.offload
+        commands = [await offload(_command, item.message, session) for item in batch]
         decode_s = time.perf_counter() - begun
         self._services.metrics.observe_decode(decode_s)
         try:
@@ -353,7 +354,7 @@ def _parse_hello(text: str | None) -> Hello | ResumeHello:
         raise HelloError(detail, errors) from None
 
 
-def _command(message: Message, ordered: bool) -> Command:
+def _command(message: Message, session: Session) -> Command:
     """What a client's message asks for.
 
     Raises
@@ -363,8 +364,10 @@ def _command(message: Message, ordered: bool) -> Command:
     """
     match message.type:
         case MessageType.EVENTS:
-            packet = decode_packet(message.payload, ordered=ordered)
+            packet = decode_packet(message.payload, ordered=session.stream.ordered)
             return Events(packet.events, packet.sensor)
+        case MessageType.FRAME:
+            return Look(decode_frame(message.payload, session.sensor))
         case MessageType.ADVANCE:
             return Advance(decode_advance(message.payload))
         case MessageType.RESET | MessageType.END | MessageType.FLUSH:

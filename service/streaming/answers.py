@@ -60,7 +60,7 @@ class Arrival:
 
 
 def build_answer(
-    window: Window,
+    window: Window | None,
     timed: TimedSegmentation,
     classes: Sequence[SegmentationClass],
     form: AnswerFormat,
@@ -69,11 +69,12 @@ def build_answer(
     arrival: Arrival,
     deadline_missed: bool = False,
 ) -> Answer:
-    """Encode the mask of a window and say what it took.
+    """Encode the mask of a window, or of a picture, and say what it took.
 
     Parameters
     ----------
-    window : Window
+    window : Window or None
+        None for a picture: what is said of windows is then left out.
     timed : TimedSegmentation
     classes : sequence of SegmentationClass
     form : AnswerFormat
@@ -95,20 +96,7 @@ def build_answer(
         about_mask["bytes"] = len(encoded)
     shares = class_shares(mask, classes)
     done = time.perf_counter()
-    metadata: dict[str, Any] = {
-        "window": window.index,
-        "t_start": window.t_start,
-        "t_end": window.t_end,
-        "events": len(window.events),
-        "windows": window.count,
-        "skipped": {
-            "gap": window.gap,
-            "dropped": window.dropped,
-            "late_events": window.late,
-            "restart": window.restart,
-        },
-        "mask": about_mask,
-    }
+    metadata = {**(_about(window) if window is not None else {}), "mask": about_mask}
     if form.metrics:
         metadata["activity"] = activity_json(timed.segmentation.activity)
     metadata["latency_ms"] = {
@@ -122,7 +110,23 @@ def build_answer(
     metadata["batch"] = timed.rows
     metadata["class_share"] = shares
     metadata["acked"] = acked
-    return Answer(window.index, metadata, encoded)
+    return Answer(window.index if window is not None else 0, metadata, encoded)
+
+
+def _about(window: Window) -> dict[str, Any]:
+    return {
+        "window": window.index,
+        "t_start": window.t_start,
+        "t_end": window.t_end,
+        "events": len(window.events),
+        "windows": window.count,
+        "skipped": {
+            "gap": window.gap,
+            "dropped": window.dropped,
+            "late_events": window.late,
+            "restart": window.restart,
+        },
+    }
 
 
 def class_shares(mask: Mask, classes: Sequence[SegmentationClass]) -> list[float]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from models import errors as model_errors
 from models import zoo
@@ -18,12 +19,16 @@ from service.streaming.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from models.runtime.model import SegmentationModel
+    from models.runtime.protocol import FrameModel
+
+M = TypeVar("M")
+Input = Literal["events", "frames"]
 
 logger = logging.getLogger(__name__)
 
 
 class ModelLibrary:
-    """Loads each model of the zoo that segments events once, when it is first asked for.
+    """Loads each model of the zoo once, when it is first asked for.
 
     Parameters
     ----------
@@ -36,6 +41,7 @@ class ModelLibrary:
         self._engine = engine
         self._folder = folder
         self._models: dict[str, SegmentationModel] = {}
+        self._frame_models: dict[str, FrameModel] = {}
         self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def names(self) -> tuple[str, ...]:
@@ -59,20 +65,38 @@ class ModelLibrary:
         if name in self._models:
             return self._models[name]
         # Asked before a lock is made, so that wrong names leave nothing behind.
-        known = await self.names()
-        if name not in known:
-            there_are = f"there are: {', '.join(known) or 'none'}"
-            if name in await self._engine.offload(zoo.names, self._folder, input="frames"):
-                raise UnknownModelError(f"model {name!r} segments frames, not events; for events {there_are}")
-            raise UnknownModelError(f"no model {name[:80]!r}; {there_are}")
+        await self._require_known(name, "events")
         async with self._loading[name]:
             if name not in self._models:
-                try:
-                    self._models[name] = await self._engine.offload(zoo.load_events, name, self._folder)
-                except model_errors.ModelsError as error:
-                    logger.error("model %s cannot be loaded: %s", name, error)
-                    raise ModelUnavailableError(f"model {name!r} cannot be loaded on this server") from error
+                self._models[name] = await self._load(name, zoo.load_events)
         return self._models[name]
+
+    async def get_for_frames(self, name: str) -> FrameModel:
+        """The model of single frames of that name; raises as ``get``."""
+        if name in self._frame_models:
+            return self._frame_models[name]
+        await self._require_known(name, "frames")
+        async with self._loading[name]:
+            if name not in self._frame_models:
+                self._frame_models[name] = await self._load(name, _load_for_frames)
+        return self._frame_models[name]
+
+    async def _require_known(self, name: str, input: Input) -> None:
+        known = await self._engine.offload(zoo.names, self._folder, input=input)
+        if name in known:
+            return
+        there_are = f"there are: {', '.join(known) or 'none'}"
+        other: Input = "frames" if input == "events" else "events"
+        if name in await self._engine.offload(zoo.names, self._folder, input=other):
+            raise UnknownModelError(f"model {name!r} segments {other}, not {input}; for {input} {there_are}")
+        raise UnknownModelError(f"no model {name[:80]!r}; {there_are}")
+
+    async def _load(self, name: str, load: Callable[[str, Path], M]) -> M:
+        try:
+            return await self._engine.offload(load, name, self._folder)
+        except model_errors.ModelsError as error:
+            logger.error("model %s cannot be loaded: %s", name, error)
+            raise ModelUnavailableError(f"model {name!r} cannot be loaded on this server") from error
 
     async def warm_up(self, name: str, scheduler: Scheduler) -> None:
         """Load a model and step it once, so that the first request does not pay for it."""
@@ -83,6 +107,12 @@ class ModelLibrary:
     def is_ready(self, name: str) -> bool:
         """Whether that model is loaded."""
         return name in self._models
+
+
+def _load_for_frames(name: str, folder: Path) -> FrameModel:
+    from models.runtime.protocol import FrameModel
+
+    return zoo.load(name, folder, expect=FrameModel)
 
 
 def _describe(folder: Path) -> list[zoo.Description]:

@@ -56,11 +56,13 @@ class TimedSegmentation:
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    model: SegmentationModel
-    item: WindowInput
+    """A window of a model, or ``work`` that shares no batch."""
+
     asked: float
     due: float
     future: asyncio.Future[TimedSegmentation]
+    window: tuple[SegmentationModel, WindowInput] | None = None
+    work: Callable[[], WindowSegmentation] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +146,17 @@ class Scheduler:
         """
         now = time.perf_counter()
         future: asyncio.Future[TimedSegmentation] = asyncio.get_running_loop().create_future()
-        job = _Job(model, item, now, now + PATIENCE_S if due is None else due, future)
+        job = _Job(now, now + PATIENCE_S if due is None else due, future, window=(model, item))
         self._groups.setdefault((id(model), model.grid_key(item.sensor)), _Group()).jobs.append(job)
+        self._dispatch()
+        return await future
+
+    async def compute(self, work: Callable[[], WindowSegmentation]) -> TimedSegmentation:
+        """Compute what shares no batch, such as a picture, on one thread, in its turn among the windows."""
+        now = time.perf_counter()
+        future: asyncio.Future[TimedSegmentation] = asyncio.get_running_loop().create_future()
+        job = _Job(now, now + PATIENCE_S, future, work=work)
+        self._groups[id(job), (0, 0)] = _Group([job])
         self._dispatch()
         return await future
 
@@ -191,17 +202,19 @@ class Scheduler:
 
     def _way(self, group: _Group, waiting: int) -> _Way:
         """All cores for a window that is alone; otherwise one core for each batch, and the windows shared out."""
-        first = group.jobs[0]
+        if group.jobs[0].window is None:
+            return _Way(1, 1)
+        model, item = group.jobs[0].window
         if waiting == 1:
-            return self._permitted(first, _Way(1, self._free))
+            return self._permitted(model, item.sensor, _Way(1, self._free))
         rows = min(-(-len(group.jobs) // self._free), self._max_batch)
         if self._ways is not None:
             # Powers of two, so that few ways need a trial.
             rows = 1 << (rows.bit_length() - 1)
-        return self._permitted(first, _Way(rows, 1))
+        return self._permitted(model, item.sensor, _Way(rows, 1))
 
-    def _permitted(self, job: _Job, way: _Way) -> _Way:
-        if self._ways is None or self._ways.keep_bits(job.model, job.item.sensor, way):
+    def _permitted(self, model: SegmentationModel, sensor: SensorSize, way: _Way) -> _Way:
+        if self._ways is None or self._ways.keep_bits(model, sensor, way):
             return way
         return _Way(1, 1)
 
@@ -242,12 +255,18 @@ def _compute(jobs: Sequence[_Job], threads: int) -> list[TimedSegmentation]:
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     begun = time.perf_counter()
-    found: list[WindowSegmentation] = jobs[0].model.segment_many([job.item for job in jobs])
+    windows = [job.window for job in jobs if job.window is not None]
+    found = windows[0][0].segment_many([item for _, item in windows]) if windows else [_work(job) for job in jobs]
     seconds = time.perf_counter() - begun
     return [
         TimedSegmentation(segmentation, begun - job.asked, seconds, len(jobs))
         for job, segmentation in zip(jobs, found, strict=True)
     ]
+
+
+def _work(job: _Job) -> WindowSegmentation:
+    assert job.work is not None
+    return job.work()
 
 
 class _Ways:

@@ -24,10 +24,12 @@ from service.errors import (
     SessionInUseError,
     SessionMovedError,
     UnknownSessionError,
+    UnusableInputError,
 )
 from service.metrics import ServiceMetrics
 from service.streaming.answers import Answer, AnswerFormat, Arrival, build_answer
 from service.streaming.backlog import Backlog, Policy, drop
+from service.streaming.camera import Camera
 from service.streaming.checkpoints import Checkpoint
 from service.streaming.engine import Engine
 from service.streaming.keeper import Keeper, Keeping
@@ -35,6 +37,7 @@ from service.streaming.scheduler import Scheduler
 from service.streaming.snapshots import Progress, Recent, SessionSpec, session_checkpoint
 from service.streaming.state_store import FencedError
 from service.streaming.windowing import EventStream, Window
+from service.wire.frames import Frame
 
 if TYPE_CHECKING:
     from models.runtime.model import SegmentationModel
@@ -52,6 +55,13 @@ class Events:
     sensor: SensorSize
     until_us: int | None = None
     flush: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A frame of the session's camera: its events, and every event up to its time, have come."""
+
+    frame: Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,7 @@ class Restore:
 
     stream: EventStream
     membranes: State | None
+    camera: Camera | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +95,7 @@ class End:
     """Close the open window and end the session."""
 
 
-Command = Events | Advance | Flush | Reset | Restore | End
+Command = Events | Look | Advance | Flush | Reset | Restore | End
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +244,7 @@ class Session:
     @property
     def state_bytes(self) -> int:
         """Bytes that the membranes and held events take."""
-        return self._progress.membranes.nbytes + self._progress.stream.nbytes
+        return self._progress.nbytes
 
     @property
     def attached(self) -> bool:
@@ -287,7 +298,7 @@ class Session:
         self._closed = True
         self._moved = moved
         if not self._lock.locked():
-            self._progress = replace(self._progress, membranes=State({}))
+            self._progress = self._progress.let_go()
 
     def touch(self) -> None:
         """Take note that somebody still cares for the session."""
@@ -389,7 +400,7 @@ class Session:
                 raise UnknownSessionError("the session has ended")
             self.touch()
             windows, after = await self._place.engine.offload(self._plan, commands, before)
-            if (growth := after.stream.nbytes - before.stream.nbytes) > 0:
+            if (growth := after.nbytes - before.nbytes) > 0:
                 self._place.require_memory(growth)
             kept: list[Answer] = []
             kept_bytes = 0
@@ -410,8 +421,9 @@ class Session:
                 yield answer
             # No await between here and the end: state, window number and message number change together.
             # An ended session is kept for its answers only, and beyond max_sessions: it must not hold membranes.
-            membranes = State({}) if after.ended else membranes
             self._progress = replace(after, membranes=membranes, at_rest=at_rest)
+            if after.ended:
+                self._progress = self._progress.let_go()
             if kept_bytes <= self._place.replay_bytes:
                 self._keep(after.next_sequence - 1, tuple(kept))
             self.touch()
@@ -509,32 +521,57 @@ class Session:
     def _plan(self, commands: Sequence[Command], before: Progress) -> tuple[list[Window], Progress]:
         """The windows that are to be computed, and where the session stands after them, but for the membranes."""
         stream, membranes, at_rest, ended = before.stream, before.membranes, before.at_rest, False
+        camera = before.camera
         windows: list[Window] = []
         for command in commands:
             closed: list[Window] = []
+            self._require_taken(command)
             match command:
                 case Events():
                     closed, stream = self._take_events(command, stream)
+                case Look(frame):
+                    closed, stream, camera = self._take_frame(frame, stream, camera)
                 case Advance(until_us):
                     closed, stream = stream.advance(until_us)
                 case Flush():
                     closed, stream = stream.flush()
                 case Reset():
                     stream, membranes, at_rest = stream.restart(), self.model.initial_state(self.sensor), True
-                case Restore(stream, restored):
+                    camera = camera.at_rest() if camera is not None else None
+                case Restore(stream, restored, camera):
                     at_rest = restored is None
                     membranes = self.model.initial_state(self.sensor) if restored is None else restored
                 case End():
                     closed, stream = stream.flush()
                     ended = True
             windows += closed
-        after = Progress(stream, membranes, before.next_sequence + len(commands), ended, at_rest)
+        after = Progress(stream, membranes, before.next_sequence + len(commands), ended, at_rest, camera)
         return self.backlog.relieve(windows), after
 
-    def _take_events(self, command: Events, stream: EventStream) -> tuple[list[Window], EventStream]:
-        if command.sensor != self.sensor:
-            message = f"the packet is of a {command.sensor} sensor, the session of {self.sensor}"
+    def _require_taken(self, command: Command) -> None:
+        """Raise UnusableInputError if the session is one of frames and this is of events, or the other way round."""
+        if self.spec.camera is None and isinstance(command, Look):
+            raise UnusableInputError("the session takes events; open one with the option frames to send frames")
+        if self.spec.camera is not None and isinstance(command, Events | Advance | Flush):
+            raise UnusableInputError("the session takes frames, whose times close its windows; send no events to it")
+
+    def _take_frame(
+        self, frame: Frame, stream: EventStream, camera: Camera | None
+    ) -> tuple[list[Window], EventStream, Camera]:
+        assert camera is not None
+        self._require_sensor(frame.size, "frame")
+        events, camera = camera.see(frame)
+        windows, stream = stream.push(events)
+        more, stream = stream.advance(frame.t_us + 1, already=len(windows))
+        return windows + more, stream, camera
+
+    def _require_sensor(self, found: SensorSize, what: str) -> None:
+        if found != self.sensor:
+            message = f"the {what} is of a {found} sensor, the session of {self.sensor}"
             raise SensorMismatchError(message, [FieldError("width", message), FieldError("height", message)])
+
+    def _take_events(self, command: Events, stream: EventStream) -> tuple[list[Window], EventStream]:
+        self._require_sensor(command.sensor, "packet")
         windows, stream = stream.push(command.events)
         if command.until_us is not None:
             more, stream = stream.advance(command.until_us, already=len(windows))

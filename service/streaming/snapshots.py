@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from models.runtime.state import State
 from models.runtime.state_arrays import state_from_arrays, state_to_arrays
 from service.streaming.answers import Answer, AnswerFormat
 from service.streaming.backlog import Backlog, Policy
+from service.streaming.camera import Camera, CameraConfig
 from service.streaming.checkpoints import Checkpoint
 from service.streaming.windowing import EventStream, SnapshotError, StreamConfig, WindowLimits
 from service.wire.masks import MaskEncoding
@@ -32,6 +33,7 @@ Recent = Mapping[int, tuple[Answer, ...]]
 
 _MEMBRANES = "membranes/"
 _STREAM = "stream/"
+_CAMERA = "camera/"
 _ANSWERS = "answers"
 _Natural = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -54,6 +56,8 @@ class SessionSpec:
     backlog : Backlog
     opened_at : float
         Unix time in seconds.
+    camera : CameraConfig or None
+        How frames become events; None if the session takes events.
     """
 
     id: str
@@ -65,6 +69,7 @@ class SessionSpec:
     form: AnswerFormat
     backlog: Backlog
     opened_at: float
+    camera: CameraConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class Progress:
         Whether the last message was the stream's end.
     at_rest : bool
         Whether the membranes are those of a network that has seen nothing.
+    camera : Camera or None
+        What the camera of a session of frames remembers.
     """
 
     stream: EventStream
@@ -88,6 +95,16 @@ class Progress:
     next_sequence: int = 1
     ended: bool = False
     at_rest: bool = True
+    camera: Camera | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the membranes, the held events, and what the camera remembers."""
+        return self.membranes.nbytes + self.stream.nbytes + (self.camera.nbytes if self.camera is not None else 0)
+
+    def let_go(self) -> Progress:
+        """The same without membranes and without what the camera remembers: nothing will be computed any more."""
+        return replace(self, membranes=State({}), camera=self.camera.at_rest() if self.camera is not None else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +117,7 @@ class Snapshot:
     next_sequence: int
     ended: bool
     recent: Recent
+    camera: Camera | None = None
 
     def progress(self, model: SegmentationModel) -> Progress:
         """Where the session stands, its membranes made for this model.
@@ -113,7 +131,7 @@ class Snapshot:
         at_rest = self.membranes is None
         if membranes is None:
             membranes = model.initial_state(self.spec.sensor)
-        return Progress(self.stream, membranes, self.next_sequence, self.ended, at_rest)
+        return Progress(self.stream, membranes, self.next_sequence, self.ended, at_rest, self.camera)
 
     def state(self, model: SegmentationModel) -> State | None:
         """The membranes; None if they are at rest.
@@ -150,6 +168,11 @@ def session_checkpoint(spec: SessionSpec, progress: Progress, recent: Recent) ->
     found: dict[str, NDArray[Any]] = {_STREAM + name: array for name, array in arrays.items()}
     if not progress.at_rest and not progress.ended:
         found |= {_MEMBRANES + name: array for name, array in state_to_arrays(progress.membranes).items()}
+    camera = None
+    if progress.camera is not None:
+        seen, arrays = progress.camera.snapshot()
+        found |= {_CAMERA + name: array for name, array in arrays.items()}
+        camera = {"config": progress.camera.config.to_json(), "seen": seen}
     answers = [
         {"sequence": sequence, "window": answer.window, "metadata": answer.metadata, "bytes": len(answer.mask)}
         for sequence, kept in recent.items()
@@ -172,6 +195,7 @@ def session_checkpoint(spec: SessionSpec, progress: Progress, recent: Recent) ->
         "at_rest": progress.at_rest,
         "next_sequence": progress.next_sequence,
         "ended": progress.ended,
+        "camera": camera,
         "answers": answers,
     }
     return Checkpoint(header, found)
@@ -194,6 +218,11 @@ def read_snapshot(checkpoint: Checkpoint, limits: WindowLimits) -> Snapshot:
     config = StreamConfig.from_json(header.config)
     sensor = SensorSize(header.sensor.width, header.sensor.height)
     stream = EventStream.restore(config, limits, header.stream, _part(checkpoint, _STREAM), sensor=sensor)
+    camera = None
+    if header.camera is not None:
+        camera = Camera.restore(
+            CameraConfig.from_json(header.camera.config), sensor, header.camera.seen, _part(checkpoint, _CAMERA)
+        )
     spec = SessionSpec(
         header.session,
         base64.b64decode(header.secret_sha256),
@@ -204,9 +233,10 @@ def read_snapshot(checkpoint: Checkpoint, limits: WindowLimits) -> Snapshot:
         AnswerFormat(MaskEncoding(header.form.mask), header.form.metrics),
         Backlog(Policy(header.backlog.policy), header.backlog.windows, header.backlog.deadline_s),
         header.opened_at,
+        camera.config if camera is not None else None,
     )
     membranes = None if header.at_rest or header.ended else _part(checkpoint, _MEMBRANES)
-    return Snapshot(spec, stream, membranes, header.next_sequence, header.ended, _answers(header, checkpoint))
+    return Snapshot(spec, stream, membranes, header.next_sequence, header.ended, _answers(header, checkpoint), camera)
 
 
 def _part(checkpoint: Checkpoint, prefix: str) -> dict[str, NDArray[Any]]:
@@ -254,6 +284,11 @@ class _Answer(_Strict):
     bytes: _Natural
 
 
+class _Camera(_Strict):
+    config: dict[str, Any]
+    seen: dict[str, Any] | None
+
+
 class _Header(_Strict):
     session: Annotated[str, Field(max_length=64)]
     secret_sha256: Annotated[str, Field(pattern=r"^([A-Za-z0-9+/]{43}=)?$")]
@@ -268,4 +303,5 @@ class _Header(_Strict):
     at_rest: bool
     next_sequence: Annotated[int, Field(ge=1, lt=2**63)]
     ended: bool
+    camera: _Camera | None = None
     answers: list[_Answer]

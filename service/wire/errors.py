@@ -3,6 +3,7 @@
 WireError
  ├── PacketError   an event packet, or events in JSON, that cannot be read or written
  ├── MessageError  a binary message that is not framed as the protocol says
+ ├── FrameError    a frame or picture that cannot be read or written
  ├── MaskError     a mask that cannot be encoded, or bytes that are not such a mask
  └── Aedat4Error   a file that cannot be read as an AEDAT4 recording (in :mod:`service.wire.aedat4`)
 """
@@ -32,6 +33,10 @@ class PacketError(WireError):
 
 class MessageError(WireError):
     """A binary message that is not framed as the protocol says."""
+
+
+class FrameError(WireError):
+    """A frame or picture that cannot be read or written."""
 
 
 class MaskError(WireError):

@@ -26,6 +26,7 @@ class MessageType(IntEnum):
     RESET = 3
     END = 4
     FLUSH = 5
+    FRAME = 6
     RESULT = 129
     ACK = 130
     GOAWAY = 131
