@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from models.classes import UNLABELLED
 from models.events import SensorSize
 from service.errors import FieldError
+from service.observability.context import request_id
 from service.settings import Settings
 from service.streaming.session import Session
 from service.streaming.windowing import CountWindows, TimeWindows
@@ -200,5 +201,6 @@ def welcome(session: Session, settings: Settings, token: str) -> dict[str, Any]:
         "type": "welcome",
         "version": PROTOCOL_VERSION,
         "resume": token,
+        "request_id": request_id.get(),
         **describe_session(session, settings),
     }
