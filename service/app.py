@@ -106,6 +106,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         lifespan=lifespan,
         redoc_url=None,
+        # The framework's own spans of WebSockets would last for days; see service/observability/requests.py.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.access_log = settings.access_log
     install_problem_handlers(app)

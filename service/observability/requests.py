@@ -1,8 +1,8 @@
 """Around every request: its id, its access line, its span.
 
 Wraps the whole application, the framework's last resort for errors included, so that each answer has an id.
-OpenTelemetry's own ASGI instrumentation would hold a WebSocket's span open for as long as its connection lasts, and
-export nothing before; here a handshake has a span, and each message has one of its own.
+FastAPI's own telemetry, like OpenTelemetry's for ASGI, holds a WebSocket's span open for as long as its connection
+lasts, and exports nothing before; here a handshake has a span, and each message has one of its own.
 """
 
 from __future__ import annotations
@@ -49,25 +49,27 @@ class RequestContext:
         tokens = request_id.set(id), session_id.set(None)
         exchange = _Exchange(scope, id, receive, send)
         try:
-            if scope["type"] == "http":
-                await self._serve(exchange, headers)
+            if scope["type"] == "http" and scope["path"] not in _PROBED:
+                await self._serve_traced(exchange, headers)
             else:
-                await self._app(scope, exchange.receive, exchange.send)
+                await self._serve(exchange)
         finally:
-            if self._access_log:
-                exchange.log()
             request_id.reset(tokens[0])
             session_id.reset(tokens[1])
 
-    async def _serve(self, exchange: _Exchange, headers: Mapping[str, str]) -> None:
+    async def _serve(self, exchange: _Exchange) -> None:
+        try:
+            await self._app(exchange.scope, exchange.receive, exchange.send)
+        finally:
+            if self._access_log:
+                exchange.log()
+
+    async def _serve_traced(self, exchange: _Exchange, headers: Mapping[str, str]) -> None:
         scope = exchange.scope
-        if scope["path"] in _PROBED:
-            await self._app(scope, exchange.receive, exchange.send)
-            return
         attributes = {"http.request.method": scope["method"], "url.path": scope["path"]}
         # The route is known only afterwards; until then a name that says little, but is one of few.
         with span(scope["method"], attributes, server=True, carrier=headers) as current:
-            await self._app(scope, exchange.receive, exchange.send)
+            await self._serve(exchange)
             if current is not None:
                 if (route := getattr(scope.get("route"), "path", None)) is not None:
                     current.update_name(f"{scope['method']} {route}")

@@ -1,4 +1,4 @@
-"""Traces for OpenTelemetry, if they are wanted; the SDK is imported only then.
+"""Traces for OpenTelemetry, if they are wanted; its SDK is imported only then.
 
 The exporter sends over OTLP (HTTP, protobuf) from a thread of its own and from a queue of bounded length: where the
 collector does not take the spans they are lost, and nothing waits for it. Where to, how much is sampled and all else is
