@@ -30,6 +30,8 @@ _MAX_CHARS = 16_384
 _MAX_DEPTH = 4
 _MAX_ITEMS = 100
 _REFUSED = 400
+# The close codes of refusals, see service/errors.py.
+_REFUSED_CLOSE = 4400
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 _FIXED = ("time", "level", "logger", "message", "request_id", "session", "trace_id", "span_id", "exception")
 # C0 and C1 controls, and what else some reader takes for the end of a line.
@@ -169,7 +171,10 @@ class LogHandler(logging.StreamHandler[TextIO]):
 
     def _passes(self, record: logging.LogRecord, now: float) -> bool:
         status = getattr(record, "status", None)
-        refused = isinstance(status, int) and status >= _REFUSED
+        refused = any(
+            isinstance(code, int) and code >= least
+            for code, least in ((status, _REFUSED), (getattr(record, "close_code", None), _REFUSED_CLOSE))
+        )
         if record.levelno < logging.WARNING and not refused:
             return True
         key = (record.name, record.pathname, record.lineno, status if refused else None)

@@ -168,9 +168,13 @@ def test_refused_requests_are_cut_and_served_ones_are_not(stream: io.StringIO, h
     for _ in range(500):
         handler.emit(record("GET /x 200", status=200))
         handler.emit(record("GET /x 429", status=429))
+        handler.emit(record("WEBSOCKET /x 101", status=101, close_code=4400))
+        handler.emit(record("WEBSOCKET /x 101", status=101, close_code=1000))
     lines = lines_of(stream)
     assert sum(line["status"] == 200 for line in lines) == 500
+    assert sum(line.get("close_code") == 1000 for line in lines) == 500
     assert sum(line["status"] == 429 for line in lines) == FLOOD_LINES
+    assert sum(line.get("close_code") == 4400 for line in lines) == FLOOD_LINES
 
 
 @pytest.fixture(scope="module")
