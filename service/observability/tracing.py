@@ -51,7 +51,7 @@ def start_tracing() -> None:
     Raises
     ------
     TracingError
-        If OpenTelemetry is not installed.
+        If OpenTelemetry is not installed, or one of its variables is wrong.
     """
     global _tracer, _provider
     try:
@@ -64,11 +64,14 @@ def start_tracing() -> None:
     about = {"service.version": __version__}
     if "OTEL_SERVICE_NAME" not in os.environ:
         about["service.name"] = "spikeseg"
-    # Not set as the process's global provider: libraries that happen to be instrumented would join in.
-    # A collector that hangs must not hold the thread for the SDK's 10 s and more; a stop waits for it.
+    # A collector that hangs must not hold the thread for longer, while spans are lost for want of room.
     seconds = None if "OTEL_EXPORTER_OTLP_TIMEOUT" in os.environ else _EXPORT_SECONDS
-    provider = TracerProvider(resource=Resource.create(about), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=seconds)))
+    try:
+        # Not the process's global provider: libraries that happen to be instrumented would join in.
+        provider = TracerProvider(resource=Resource.create(about), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=seconds)))
+    except ValueError as error:
+        raise TracingError(f"a variable OTEL_… cannot be used: {error}") from None
     _provider, _tracer = provider, provider.get_tracer("spikeseg", __version__)
 
 

@@ -217,6 +217,18 @@ def test_without_traces_neither_the_sdk_nor_its_exporter_is_even_imported() -> N
     assert ran.stdout.strip() == "[]", ran.stderr
 
 
+def test_a_wrong_variable_of_the_sdk_is_said_and_the_service_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
+    replica = Replica("wrong", tmp_path, {"traces": "true", "log_format": "json"})
+    replica.start()
+    replica.wait_until_ready()
+    replica.terminate()
+    (line,) = (line for line in map(json.loads, replica.log().splitlines()) if line["level"] == "error")
+    assert "there will be no traces: a variable OTEL_" in line["message"]
+
+
 def test_an_sdk_that_is_missing_is_said_and_the_service_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shadow = tmp_path / "opentelemetry" / "exporter"
     shadow.mkdir(parents=True)
