@@ -24,6 +24,7 @@ from clients.errors import (
 from clients.options import StreamOptions
 from clients.results import ModelInfo, Result, read_models, read_result
 from clients.streaming import ResultStream
+from clients.tracing import trace_headers
 from models.events import EventBatch, SensorSize
 from service.wire.errors import PacketError
 from service.wire.events import MEDIA_TYPE, encode_packets
@@ -202,7 +203,8 @@ class Client:
 
     def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
-            response = self._http.request(method, path, **arguments)
+            headers = {**arguments.pop("headers", {}), **trace_headers()}
+            response = self._http.request(method, path, headers=headers, **arguments)
         except httpx.ConnectError as error:
             raise ConnectError(f"nobody answers at {self._base_url}: {error}") from error
         except httpx.TimeoutException as error:

@@ -14,6 +14,7 @@ from websockets.sync.client import connect
 
 from clients.errors import ClientError, ConnectError, ConnectionLostError, ProtocolError, from_close, from_problem
 from clients.results import SessionInfo, read_welcome
+from clients.tracing import trace_headers
 from service.wire.errors import MessageError
 from service.wire.messages import Message, decode_message
 
@@ -61,6 +62,7 @@ class Connection:
         try:
             opening = connect(
                 f"{url}?session={name}",
+                additional_headers=trace_headers(),
                 # Masks are compressed already.
                 compression=None,
                 open_timeout=timeout,

@@ -103,6 +103,8 @@ class ServiceError(ClientError):
         The fields that are to blame, if any.
     retry_after_s : float or None
         When to try again, in seconds.
+    request_id : str or None
+        What the service's log lines on this request have as ``request_id``.
     """
 
     default_code: ClassVar[str] = "internal"
@@ -116,6 +118,7 @@ class ServiceError(ClientError):
         close_code: int | None = None,
         errors: Sequence[FieldError] = (),
         retry_after_s: float | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code or self.default_code
@@ -123,6 +126,10 @@ class ServiceError(ClientError):
         self.close_code = close_code
         self.errors = tuple(errors)
         self.retry_after_s = retry_after_s
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return self.message if self.request_id is None else f"{self.message} (request {self.request_id})"
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -308,6 +315,7 @@ def from_problem(
         close_code=close_code,
         errors=errors,
         retry_after_s=float(wait) if isinstance(wait, int | float) else None,
+        request_id=str(document["request_id"]) if "request_id" in document else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -12,10 +13,16 @@ import uvicorn
 from pydantic import ValidationError
 
 from service.app import create_app, services_of_app
+from service.observability.logs import configure_logs
+from service.observability.tracing import trace_ids
 from service.settings import Settings
 
 # Messages up to this factor above the limit are still read, so that the client is told what is wrong with them.
 _READ_FACTOR = 2
+EXIT_SETTINGS = 2
+EXIT_START = 3
+
+logger = logging.getLogger("service")
 
 
 class _Server(uvicorn.Server):
@@ -43,20 +50,21 @@ def main() -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        for item in error.errors():
+        # The format may be among what is wrong; what it says is then not understood, and chosen as if it were not set.
+        configure_logs(os.environ.get("SPIKESEG_LOG_FORMAT", "auto").lower(), "info")
+        for item in error.errors(include_url=False, include_context=False, include_input=False):
             name = "_".join(["SPIKESEG", *map(str, item["loc"])]).upper()
-            print(f"{name}: {item['msg']}", file=sys.stderr)
-        return 2
-    logging.basicConfig(
-        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+            logger.critical("%s: %s", name, item["msg"])
+        return EXIT_SETTINGS
+    configure_logs(settings.log_format, settings.log_level, trace_ids)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
         port=settings.port,
         workers=1,
         log_config=None,
-        access_log=settings.access_log,
+        # The app writes its own, with more in them.
+        access_log=False,
         lifespan="on",
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_seconds,
@@ -68,8 +76,9 @@ def main() -> int:
         # says nothing about the client.
         ws_ping_timeout=None,
     )
-    _Server(config).run()
-    return 0
+    server = _Server(config)
+    server.run()
+    return 0 if server.started else EXIT_START
 
 
 def _exit(_number: int, _frame: FrameType | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,14 +12,21 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from service import __version__
 from service.api import health, inference_protocol, models, recordings, segment, sessions, stream
+from service.api.conditions import ServerHealth
 from service.api.problems import install_problem_handlers
 from service.api.sequences import Sequences
 from service.api.services import Services
+from service.errors import ServiceError
+from service.observability import tracing
+from service.observability.requests import RequestContext
 from service.settings import PACKAGE, Settings
 from service.streaming.keeper import watch_store
+
+logger = logging.getLogger(__name__)
 
 VIEWER = PACKAGE / "viewer"
 # A browser that kept old modules beside a new page would run a mixture of two versions.
@@ -35,6 +43,20 @@ class ViewerFiles(StaticFiles):
         return response
 
 
+class StartError(Exception):
+    """The service cannot start; the log says why."""
+
+
+class _App(FastAPI):
+    """Gives every request its id, also those that end in the framework's last resort for errors."""
+
+    access_log = True
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """As the framework does, and around it the request's context."""
+        return RequestContext(super().build_middleware_stack(), access_log=self.access_log)
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service as an ASGI application.
 
@@ -47,10 +69,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = Services.start(settings)
+        _start_tracing(settings)
         try:
-            await services.library.warm_up(settings.default_model, services.scheduler)
+            services = Services.start(settings)
+        except ValueError as error:
+            raise _cannot_start(app, error) from None
+        try:
+            try:
+                await services.library.warm_up(settings.default_model, services.scheduler)
+            except ServiceError as error:
+                raise _cannot_start(app, error.__cause__ or error) from None
             app.state.services = services
+            app.state.health = health = ServerHealth(services)
             app.state.sequences = Sequences(services)
             # What is here now stays; the collector need not look at all of torch again and again.
             gc.collect()
@@ -58,6 +88,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             chores = [
                 asyncio.create_task(services.registry.reap_forever(settings.reap_seconds)),
                 asyncio.create_task(watch_store(services.keeping, settings.store_seconds)),
+                asyncio.create_task(health.watch()),
             ]
             try:
                 yield
@@ -67,14 +98,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 await asyncio.gather(*chores, return_exceptions=True)
         finally:
             await services.close()
+            await asyncio.to_thread(tracing.stop_tracing)
 
-    app = FastAPI(
+    app = _App(
         title="Spikeseg",
         summary="Streaming semantic segmentation of event-camera data with spiking networks.",
         version=__version__,
         lifespan=lifespan,
         redoc_url=None,
+        # The framework's own spans of WebSockets would last for days; see service/observability/requests.py.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
+    app.access_log = settings.access_log
     install_problem_handlers(app)
     for module in (segment, sessions, stream, models, recordings, health, inference_protocol):
         app.include_router(module.router)
@@ -85,6 +120,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         return FileResponse(VIEWER / "index.html", headers=REVALIDATE)
 
     return app
+
+
+def _start_tracing(settings: Settings) -> None:
+    if not tracing.traces_wanted(settings.traces):
+        return
+    try:
+        tracing.start_tracing()
+    except tracing.TracingError as error:
+        # A collector is often named for all programs of a machine; segmentation does not need it.
+        logger.error("there will be no traces: %s", error)
+
+
+def _cannot_start(app: FastAPI, why: BaseException) -> StartError:
+    app.state.cannot_start = True
+    logger.critical("the service cannot start: %s", why)
+    return StartError(str(why))
 
 
 def services_of_app(app: Any) -> Services | None:

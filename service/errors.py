@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+from service.observability.context import request_id
 from service.wire.errors import WireError
 
 INTERNAL_CLOSE_CODE = 1011
@@ -300,6 +301,8 @@ def problem(status: int, code: str, title: str, detail: str, errors: Sequence[Fi
         "status": int(status),
         "detail": detail,
     }
+    if (id := request_id.get()) is not None:
+        document["request_id"] = id
     if errors:
         document["errors"] = [{"field": error.field, "message": error.message} for error in errors]
     return document

@@ -25,7 +25,20 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe line to log."
     )
-    access_log: bool = Field(default=False, description="Log a line for each HTTP request.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="Log lines as JSON or as text; auto is text on a terminal and JSON elsewhere."
+    )
+    access_log: bool = Field(default=True, description="Log a line for each HTTP request and WebSocket connection.")
+    traces: bool | None = Field(
+        default=None,
+        description="Send traces over OTLP; if not set, when OTEL_EXPORTER_OTLP_ENDPOINT names a collector.",
+    )
+    compute_slow_seconds: float = Field(
+        default=10.0, gt=0, description="A batch that takes longer makes the server's health degraded."
+    )
+    compute_stuck_seconds: float = Field(
+        default=300.0, gt=0, description="A batch that takes longer counts as stuck: the server is no longer live."
+    )
     shutdown_seconds: int = Field(default=5, ge=0, description="Time for requests under way to finish on shutdown.")
 
     zoo: Path = Field(default=ZOO, description="Folder of the trained networks: NAME.json and its weights.")
@@ -136,6 +149,8 @@ class Settings(BaseSettings):
     def _check(self) -> Self:
         if self.min_window_us > self.max_window_us:
             raise ValueError("min_window_us is larger than max_window_us")
+        if self.compute_slow_seconds > self.compute_stuck_seconds:
+            raise ValueError("compute_slow_seconds is larger than compute_stuck_seconds")
         if self.default_mask is MaskEncoding.NPY:
             raise ValueError("default_mask must be zlib, raw or png")
         scheme = self.store_url.get_secret_value().partition("://")[0]

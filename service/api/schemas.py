@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from models.classes import UNLABELLED
 from models.events import SensorSize
 from service.errors import FieldError
+from service.observability.context import request_id
 from service.settings import Settings
 from service.streaming.camera import CameraConfig
 from service.streaming.session import Session
@@ -234,5 +235,6 @@ def welcome(session: Session, settings: Settings, token: str) -> dict[str, Any]:
         "type": "welcome",
         "version": PROTOCOL_VERSION,
         "resume": token,
+        "request_id": request_id.get(),
         **describe_session(session, settings),
     }

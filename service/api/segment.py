@@ -28,6 +28,7 @@ from service.api.problems import PROBLEM_RESPONSES
 from service.api.schemas import limit_errors
 from service.api.services import AppServices, Services
 from service.errors import FieldError, UnusableInputError
+from service.observability.tracing import record
 from service.streaming.answers import COCO_RLE, Answer, AnswerFormat, Arrival, build_answer
 from service.streaming.windowing import EventStream, StreamConfig, TimeWindows, Window
 from service.wire.frames import PICTURE_TYPES, decode_rgb
@@ -93,8 +94,12 @@ async def segment(
     for window in windows:
         if await request.is_disconnected():
             raise ClientDisconnect
+        asked = time.perf_counter()
         timed = await services.scheduler.segment(network, WindowInput(state, window.events, sensor))
         state = timed.segmentation.state
+        begun = asked + timed.wait_s
+        parts = {"wait": (asked, begun), "compute": (begun, begun + timed.compute_s)}
+        record(parts, "window", {"spikeseg.model": network.name, "spikeseg.events": len(window.events)})
         services.metrics.observe_window(
             network.name, len(window.events), timed.segmentation.activity, timed.wait_s, timed.compute_s
         )

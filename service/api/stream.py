@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, WebSocket
 from pydantic import ValidationError
@@ -29,6 +29,7 @@ from service.errors import (
     TooLargeError,
     UnusableInputError,
 )
+from service.observability.tracing import span
 from service.streaming.answers import AnswerFormat, Arrival
 from service.streaming.backlog import Policy
 from service.streaming.session import Advance, Attachment, Command, End, Events, Flush, Look, Reset, Session
@@ -45,6 +46,9 @@ from service.wire.messages import (
     encode_goaway,
     encode_result,
 )
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 router = APIRouter()
 logger = logging.getLogger(__name__)
@@ -87,6 +91,7 @@ class Conversation:
         self._inbox = Inbox(services.settings.queue_messages, services.settings.queue_bytes)
         self._answered = self._told = 0
         self._sending = asyncio.Lock()
+        self._handshake: Span | None = None
 
     async def run(self) -> None:
         """Talk until either side closes; whatever goes wrong is said before closing."""
@@ -98,8 +103,13 @@ class Conversation:
             return
         connections.add(self)
         try:
-            await self._websocket.accept()
-            await self._hold(*await self._greet())
+            attributes = {"url.path": self._websocket.url.path}
+            with span("handshake", attributes, server=True, carrier=self._websocket.headers) as self._handshake:
+                await self._websocket.accept()
+                opened = await self._greet()
+                if self._handshake is not None:
+                    self._handshake.set_attribute("spikeseg.session", opened[0].id)
+            await self._hold(*opened)
         except WebSocketDisconnect:
             return
         except _GoAwayError:
@@ -199,7 +209,15 @@ class Conversation:
         news = asyncio.create_task(self._tell_acked(session))
         try:
             while True:
-                if not await self._answer_next(session, form, holder):
+                first = await self._inbox.next()
+                with span(
+                    f"message {first.message.type.name}",
+                    {"spikeseg.session": session.id, "spikeseg.sequence": first.message.sequence},
+                    server=True,
+                    root_of=self._handshake,
+                ):
+                    goes_on = await self._answer(first, session, form, holder)
+                if not goes_on:
                     await self._websocket.close(1000, "the session has ended")
                     return
         finally:
@@ -242,9 +260,8 @@ class Conversation:
         self._told = session.acked
         await self._send(encode_ack(number, session.acked, self._services.settings.queue_messages))
 
-    async def _answer_next(self, session: Session, form: AnswerFormat, holder: Attachment) -> bool:
-        """Take what is next and acknowledge it; False if it was the last message."""
-        first = await self._inbox.next()
+    async def _answer(self, first: Arrived, session: Session, form: AnswerFormat, holder: Attachment) -> bool:
+        """Take a message, and what may be taken with it, and acknowledge it; False if it was the last one."""
         number = first.message.sequence
         answered = session.earlier(number, holder)
         if answered is not None:
@@ -256,7 +273,8 @@ class Conversation:
         batch = [first, *self._company(first, session)]
         begun = time.perf_counter()
         offload = self._services.engine.offload
-        commands = [await offload(_command, item.message, session) for item in batch]
+        with span("decode"):
+            commands = [await offload(_command, item.message, session) for item in batch]
         decode_s = time.perf_counter() - begun
         self._services.metrics.observe_decode(decode_s)
         try:

@@ -8,6 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from service.observability.context import carried
+from service.streaming.watch import Watch
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -19,19 +22,34 @@ class Engine:
     ----------
     codec_workers : int
         Threads that encode and decode.
+
+    Attributes
+    ----------
+    watch : Watch
+        On what is being encoded and decoded.
     """
 
     def __init__(self, *, codec_workers: int = 2) -> None:
+        self.watch = Watch()
         self._codecs = ThreadPoolExecutor(codec_workers, "codec")
         self._slow = ThreadPoolExecutor(1, "slow")
 
     async def offload(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function on a codec thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._codecs, partial(function, *args, **kwargs))
+        number = self.watch.begin()
+        try:
+            running = self._codecs.submit(carried(partial(function, *args, **kwargs)))
+        except BaseException:
+            self.watch.end(number)
+            raise
+        # Not the event loop's future: that one is done once nobody waits, however long the thread goes on.
+        running.add_done_callback(lambda _: self.watch.end(number))
+        return await asyncio.wrap_future(running)
 
     async def offload_slow(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that may take seconds, such as parsing a recording, where no session waits behind it."""
-        return await asyncio.get_running_loop().run_in_executor(self._slow, partial(function, *args, **kwargs))
+        call = carried(partial(function, *args, **kwargs))
+        return await asyncio.get_running_loop().run_in_executor(self._slow, call)
 
     def close(self) -> None:
         """Stop the threads once they have finished what they are at; what is queued is dropped."""

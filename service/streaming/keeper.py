@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from service.metrics import ServiceMetrics
+from service.observability.context import bound
+from service.observability.tracing import span
 from service.streaming.checkpoints import Checkpoint
 from service.streaming.state_store import FencedError, SessionExistsError, StateStore, StateStoreError
 
@@ -197,7 +199,8 @@ class Keeper:
                 await self._wait_for_turn()
                 sequence = self._last()
                 try:
-                    await self._save(sequence)
+                    with bound(session=self._id), span("checkpoint", {"spikeseg.session": self._id}):
+                        await self._save(sequence)
                 except StateStoreError as error:
                     self._keeping.health.failed(error)
                     self._end_attempt()

@@ -19,6 +19,7 @@ from service.errors import (
     StoreAwayError,
     UnknownSessionError,
 )
+from service.observability.context import session_id
 from service.streaming import state_store
 from service.streaming.keeper import Keeping
 from service.streaming.session import Session
@@ -140,6 +141,7 @@ class SessionRegistry:
             raise exists
         self.require_memory(session.state_bytes)
         self._sessions[id] = session
+        session_id.set(id)
         try:
             await session.keeper.begin()
         except state_store.SessionExistsError:
@@ -160,6 +162,7 @@ class SessionRegistry:
             If it is not here, and there is no room to take it up.
         """
         session = _running(await self._find(id))
+        session_id.set(id)
         session.touch()
         return session
 
@@ -181,7 +184,9 @@ class SessionRegistry:
                     session = await self._revive(state_store.Claim(0, checkpoint))
         except state_store.StateStoreError as error:
             session = self._without_store(session, error)
-        return _running(session)
+        session = _running(session)
+        session_id.set(id)
+        return session
 
     async def resume(self, token: str) -> Session:
         """The session that a resume token belongs to; for a while also one that has ended.
@@ -197,6 +202,7 @@ class SessionRegistry:
         session = await self._find(id)
         if session is None or not session.is_secret(secret):
             raise UnknownSessionError("no session has this token; it may have ended, or been idle for too long")
+        session_id.set(id)
         return session
 
     async def remove(self, session: Session, *, forget: bool = True) -> None:
@@ -225,7 +231,12 @@ class SessionRegistry:
                 limit = self._limits.ended_s if session.ended else self._limits.idle_s
                 if silent_s > limit:
                     if not session.ended:
-                        logger.info("session %s was idle for %.0f s and has been freed", session.id, limit)
+                        logger.info(
+                            "session %s was idle for %.0f s and has been freed",
+                            session.id,
+                            limit,
+                            extra={"session": session.id},
+                        )
                     await self.remove(session)
             session.keeper.refresh()
 
@@ -276,7 +287,7 @@ class SessionRegistry:
         session = await self._revive(claim)
         self._sessions[id] = session
         self._keeping.metrics.count_takeover()
-        logger.info("session %s has been taken up at message %d", id, session.next_sequence)
+        logger.info("session %s has been taken up at message %d", id, session.next_sequence, extra={"session": id})
         return session
 
     def _without_store(self, session: Session | None, error: state_store.StateStoreError) -> Session | None:

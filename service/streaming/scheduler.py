@@ -19,8 +19,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from service.observability.context import session_id
+from service.streaming.watch import Watch
 
 if TYPE_CHECKING:
     from models.events import SensorSize
@@ -63,6 +67,7 @@ class _Job:
     future: asyncio.Future[TimedSegmentation]
     window: tuple[SegmentationModel, WindowInput] | None = None
     work: Callable[[], WindowSegmentation] | None = None
+    context: Context = field(default_factory=copy_context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,11 @@ class Scheduler:
         Whether answers must not depend on the company.
     observe : callable, optional
         Called with the number of rows of each batch.
+
+    Attributes
+    ----------
+    watch : Watch
+        On the batches that are computed.
     """
 
     def __init__(
@@ -120,6 +130,7 @@ class Scheduler:
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
         self._observe = observe
+        self.watch = Watch()
         self._pool = ThreadPoolExecutor(cores, "compute")
         self._groups: dict[tuple[int, tuple[int, int]], _Group] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -220,7 +231,9 @@ class Scheduler:
 
     def _begin(self, jobs: list[_Job], threads: int) -> None:
         self._free -= threads
-        running = asyncio.get_running_loop().run_in_executor(self._pool, _compute, jobs, threads)
+        number = self.watch.begin()
+        running = asyncio.get_running_loop().run_in_executor(self._pool, _context(jobs).run, _compute, jobs, threads)
+        running.add_done_callback(lambda _: self.watch.end(number))
         running.add_done_callback(lambda done: self._finish(jobs, threads, done))
         if self._observe is not None:
             self._observe(len(jobs))
@@ -246,6 +259,16 @@ class Scheduler:
                 else:
                     job.future.set_result(done.result()[index])
         self._dispatch()
+
+
+def _context(jobs: Sequence[_Job]) -> Context:
+    """Whose work a batch is: its only window's, or that of all their sessions."""
+    context = jobs[0].context
+    if len(jobs) > 1:
+        sessions = [job.context.get(session_id) for job in jobs]
+        context = context.copy()
+        context.run(session_id.set, ",".join(session for session in sessions if session) or None)
+    return context
 
 
 def _compute(jobs: Sequence[_Job], threads: int) -> list[TimedSegmentation]:

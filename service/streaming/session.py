@@ -27,13 +27,14 @@ from service.errors import (
     UnusableInputError,
 )
 from service.metrics import ServiceMetrics
+from service.observability import tracing
 from service.streaming.answers import Answer, AnswerFormat, Arrival, build_answer
 from service.streaming.backlog import Backlog, Policy, drop
 from service.streaming.camera import Camera
 from service.streaming.checkpoints import Checkpoint
 from service.streaming.engine import Engine
 from service.streaming.keeper import Keeper, Keeping
-from service.streaming.scheduler import Scheduler
+from service.streaming.scheduler import Scheduler, TimedSegmentation
 from service.streaming.snapshots import Progress, Recent, SessionSpec, session_checkpoint
 from service.streaming.state_store import FencedError
 from service.streaming.windowing import EventStream, Window
@@ -505,6 +506,7 @@ class Session:
             merged=window.count - 1,
             late_events=window.late,
         )
+        encoding = time.perf_counter()
         answer = await self._place.engine.offload(
             build_answer,
             window,
@@ -516,7 +518,29 @@ class Session:
             deadline_missed=missed,
         )
         metrics.observe_encode(answer.metadata["latency_ms"]["encode"] / 1e3)
+        if tracing.is_tracing():
+            self._trace(window, timed, asked, encoding)
         return answer, timed.segmentation.state
+
+    def _trace(self, window: Window, timed: TimedSegmentation, asked: float, encoding: float) -> None:
+        """Tell of a window that has been answered just now."""
+        begun = asked + timed.wait_s
+        tracing.record(
+            {
+                "wait": (asked, begun),
+                "compute": (begun, begun + timed.compute_s),
+                "encode": (encoding, time.perf_counter()),
+            },
+            "window",
+            {
+                "spikeseg.session": self.id,
+                "spikeseg.model": self.model.name,
+                "spikeseg.window": window.index,
+                "spikeseg.events": len(window.events),
+                "spikeseg.batch.rows": timed.rows,
+                "spikeseg.sops": timed.segmentation.activity.sops,
+            },
+        )
 
     def _plan(self, commands: Sequence[Command], before: Progress) -> tuple[list[Window], Progress]:
         """The windows that are to be computed, and where the session stands after them, but for the membranes."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -14,12 +18,14 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from models.events import EventBatch
+from models.zoo import ZOO
 from service.settings import Settings
 from service.wire import messages
 from service.wire.aedat4 import write_aedat4
 from service.wire.events import MEDIA_TYPE, decode_packets
 from service.wire.messages import MessageType
 from tests.service.harness import (
+    PATIENCE_S,
     REPOSITORY,
     SENSOR,
     WINDOW_US,
@@ -48,7 +54,8 @@ def value(metrics: dict[str, Metric], family: str, sample: str, **labels: str) -
 
 
 def test_health(http: httpx.Client) -> None:
-    assert http.get("/v2/health/live").json() == {"live": True}
+    alive = http.get("/v2/health/live").json()
+    assert (alive["live"], alive["status"]) == (True, "ok")
     document = http.get("/v2/health/ready").json()
     assert (document["ready"], document["model"], document["draining"]) == (True, "loaded", False)
     assert document["store"] == {"kind": "memory", "available": True, "problem": None}
@@ -187,16 +194,105 @@ def test_a_stop_with_clients_connected_is_a_clean_stop() -> None:
     ],
 )
 def test_wrong_settings_are_named(name: str, text: str, says: str) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "service"],
-        cwd=REPOSITORY,
-        env={**os.environ, name: text},
-        capture_output=True,
-        text=True,
-    )
+    ended = start_in_vain({name: text})
     assert ended.returncode == 2
     assert says in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def edge_zoo(folder: Path) -> Path:
+    """A zoo of one network, to be damaged."""
+    for path in ZOO.glob("edge-s.*"):
+        shutil.copy(path, folder)
+    return folder
+
+
+def no_zoo(folder: Path) -> dict[str, str]:
+    return {"SPIKESEG_ZOO": str(folder / "nothing")}
+
+
+def no_weights(folder: Path) -> dict[str, str]:
+    (edge_zoo(folder) / "edge-s.safetensors").unlink()
+    return {"SPIKESEG_ZOO": str(folder)}
+
+
+def weights_cut_short(folder: Path) -> dict[str, str]:
+    weights = edge_zoo(folder) / "edge-s.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    return {"SPIKESEG_ZOO": str(folder)}
+
+
+def a_card_that_is_no_json(folder: Path) -> dict[str, str]:
+    (edge_zoo(folder) / "edge-s.json").write_text("{")
+    return {"SPIKESEG_ZOO": str(folder)}
+
+
+def an_unknown_format(folder: Path) -> dict[str, str]:
+    card = edge_zoo(folder) / "edge-s.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "format": "of-tomorrow-9"}))
+    return {"SPIKESEG_ZOO": str(folder)}
+
+
+def a_wrong_store(_folder: Path) -> dict[str, str]:
+    return {"SPIKESEG_STORE_URL": "redis://:hunter2@host:port/0"}
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize(
+    ("prepare", "says"),
+    [
+        (no_zoo, "no model 'edge-s'"),
+        (no_weights, "edge-s.safetensors"),
+        (weights_cut_short, "edge-s"),
+        (a_card_that_is_no_json, "edge-s"),
+        (an_unknown_format, "of-tomorrow-9"),
+        (a_wrong_store, "the address of the state store cannot be understood"),
+    ],
+)
+def test_a_service_that_cannot_start_says_why_in_one_line(
+    tmp_path: Path, prepare: Callable[[Path], dict[str, str]], says: str, log_format: str
+) -> None:
+    settings = {"SPIKESEG_PORT": "0", "SPIKESEG_LOG_FORMAT": log_format, **prepare(tmp_path)}
+    ended = start_in_vain(settings)
+    assert ended.returncode == 3
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    assert "hunter2" not in ended.stderr
+    lines = ended.stderr.splitlines()
+    if log_format == "json":
+        (why,) = (line["message"] for line in map(json.loads, lines) if line["level"] == "critical")
+    else:
+        (why,) = (line for line in lines if " CRITICAL " in line)
+    assert "the service cannot start" in why
+    assert says in why
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = start_in_vain({"SPIKESEG_PORT": str(port)})
+    assert ended.returncode not in (0, None)
+    assert "Traceback" not in ended.stderr
+    (why,) = (line["message"] for line in map(json.loads, ended.stderr.splitlines()) if "address" in line["message"])
+    assert str(port) in why
+
+
+def test_a_wrong_setting_is_one_json_line() -> None:
+    (line,) = start_in_vain({"SPIKESEG_PORT": "x\ny", "SPIKESEG_LOG_FORMAT": "json"}).stderr.splitlines()
+    document = json.loads(line)
+    assert document["level"] == "critical"
+    assert document["message"].startswith("SPIKESEG_PORT: ")
+
+
+def start_in_vain(settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service"],
+        cwd=REPOSITORY,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
 
 
 def test_every_setting_is_explained() -> None:
