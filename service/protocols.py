@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
@@ -131,6 +132,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if message["type"] == "websocket.close":
             # It is small and the last; it need not wait until what is before it has been taken.
             self.writable.set()
+        await self.writable.wait()
+        if self.close_sent:
+            # By this protocol, since the client broke it or was silent; the app may not have heard of it yet.
+            raise ClientDisconnected
         await super().send(message)
 
     def handle_ping(self) -> None:

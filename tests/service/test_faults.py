@@ -106,6 +106,14 @@ def read_all(plain: socket.socket) -> bytes:
     return found
 
 
+def accepts(url: str) -> bool:
+    """Whether a new connection gets an answer."""
+    try:
+        return httpx.get(f"{url}/v2/health/live", timeout=PATIENCE_S).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 def is_served(url: str, reference: list[Any]) -> bool:
     return same(one_connection(url, EVENTS, END_US), reference)
 
@@ -139,6 +147,20 @@ def test_a_client_that_stops_reading_is_closed_with_a_code_and_loses_nothing(
     with Stream.resume(impatient, slow.token) as resumed:
         assert resumed.sequence == 2
         assert same(resumed.advance(until_us), expected)
+        resumed.end()
+
+
+def test_a_client_that_breaks_the_protocol_while_it_does_not_read(impatient: str) -> None:
+    """Its messages wait, so that the session hears of it late."""
+    with Stream(impatient, hello(**WIDE_HELLO), narrow=True) as slow:
+        slow.events(random_events(62, windows=1, sensor=WIDE), WIDE)
+        for number in range(2, 8):
+            slow.socket.send(messages.encode_advance(number, (number - 1) * WIDE_WINDOWS * WINDOW_US))
+        time.sleep(1)
+        slow.socket.socket.sendall(b"\xff" * 16)
+        wait_for_no_connections(impatient)
+    with Stream.resume(impatient, slow.token) as resumed:
+        assert resumed.sequence == 2
         resumed.end()
 
 
@@ -449,6 +471,7 @@ def test_no_file_descriptors_left_is_told_and_gets_better(recording: bytes, refe
             problem_of(response, 503)
             assert int(response.headers["retry-after"]) > 0
         assert len(crowd) == 100
+        wait_until(lambda: accepts(url))
         assert is_served(url, reference)
         assert http.post("/v1/recordings", content=recording, headers=headers).status_code == 200
     assert same(results, reference)
