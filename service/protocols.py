@@ -19,7 +19,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
-from service.errors import problem
+from service.errors import RequestTimeoutError, problem
 from service.settings import Settings
 
 MAX_HEAD_BYTES = 65_536
@@ -164,8 +164,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             # While a message is computed the next ones wait unread, and a pong behind them. A client that does not
             # read has not seen the ping; sending to it has a time limit of its own.
             self.pong_timer = self.loop.call_later(left_s, self.keepalive_timeout)
-        else:
-            super().keepalive_timeout()
+            return
+        self.pong_timer = self.pending_ping_payload = None
+        if not self.close_sent and not self.transport.is_closing():
+            reason = f"a ping was not answered within {self.ping_timeout:g} s"
+            self.conn.fail(RequestTimeoutError.close_code, reason)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.close_sent = True
+            self.transport.close()
 
 
 def http_protocol(settings: Settings) -> type[HttpProtocol]:

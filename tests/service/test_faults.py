@@ -17,11 +17,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
 
+from clients import Client
 from models.events import SensorSize
 from service.protocols import MAX_FRAGMENTS, MAX_HEAD_BYTES
 from service.wire import messages
@@ -205,6 +207,16 @@ def test_a_connection_that_is_half_open_is_found_and_its_session_goes_on(impatie
             results += resumed.events(rest) + resumed.advance(END_US)
             resumed.end()
     assert same(results, whole)
+
+
+def test_the_python_client_takes_up_a_session_that_was_given_up(impatient: str, reference: list[Any]) -> None:
+    with CuttingProxy(impatient, [Cut("up", 8_000, stall=True)]) as proxy, Client(proxy.url) as client:
+        with client.stream(quarters(), SENSOR, window_us=WINDOW_US) as stream:
+            results = list(stream)
+        assert stream.reconnects == 1
+    assert [result.window for result in results] == [result.window for result in reference]
+    for result, expected in zip(results, reference, strict=True):
+        assert np.array_equal(result.mask, expected.mask)
 
 
 def test_a_client_whose_pongs_wait_behind_its_messages_is_not_taken_for_gone(impatient: str) -> None:
