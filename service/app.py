@@ -19,6 +19,7 @@ from service.api.sequences import Sequences
 from service.api.services import Services
 from service.settings import PACKAGE, Settings
 from service.streaming.keeper import watch_store
+from service.streaming.trimming import trim_forever
 
 VIEWER = PACKAGE / "viewer"
 # A browser that kept old modules beside a new page would run a mixture of two versions.
@@ -58,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             chores = [
                 asyncio.create_task(services.registry.reap_forever(settings.reap_seconds)),
                 asyncio.create_task(watch_store(services.keeping, settings.store_seconds)),
+                asyncio.create_task(trim_forever(services.engine, lambda: services.registry.state_bytes)),
             ]
             try:
                 yield

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 import pytest
+from redis import Redis
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
@@ -45,6 +46,7 @@ from tests.service.harness import (
     running_server,
     same,
 )
+from tests.service.real_servers import running_redis
 
 MAX_CONNECTIONS = 20
 EVENTS = random_events(61, windows=4, per_window=500)
@@ -487,3 +489,36 @@ def test_no_file_descriptors_left_is_told_and_gets_better(recording: bytes, refe
         assert is_served(url, reference)
         assert http.post("/v1/recordings", content=recording, headers=headers).status_code == 200
     assert same(results, reference)
+
+
+# A store that is slow
+
+
+def test_a_session_that_is_deleted_while_a_checkpoint_is_under_way_stays_deleted(tmp_path: Path) -> None:
+    with (
+        running_redis(tmp_path) as redis,
+        running_server(store_url=redis.url, checkpoint_seconds=0, store_seconds=30) as url,
+        httpx.Client(base_url=url, timeout=PATIENCE_S) as http,
+        Redis.from_url(redis.url) as store,
+    ):
+        with Stream(url) as stream:
+            stream.events(EVENTS[:700])
+            wait_until(lambda: metric(url, "spikeseg_checkpoint_seconds_count") >= 1)
+            redis.freeze()
+            stream.events(EVENTS[700:1400])
+            stream.drop()
+        wait_for_no_connections(url)
+        session = f"/v1/sessions/{stream.welcome['session']}"
+        with ThreadPoolExecutor(1) as pool:
+            deleting = pool.submit(http.delete, session)
+            time.sleep(0.5)
+            assert not deleting.done()
+            redis.thaw()
+            assert deleting.result().status_code == 204
+        problem_of(http.get(session), 404)
+        with pytest.raises(RefusedError) as caught:
+            Stream.resume(url, stream.token)
+        assert caught.value.code == 4404
+        [key] = store.keys("spikeseg:*")
+        assert store.hexists(key, "data") == 0
+        assert metric(url, "spikeseg_state_bytes") == 0
