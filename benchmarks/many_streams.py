@@ -4,8 +4,9 @@
 
 A real server process with its default settings. First 64 streams of four geometries and every streaming network of the
 zoo, as fast as they are answered, for a minute: each answer is held against the same stream computed alone, in this
-process, on one thread, bit for bit. Then 346x260 streams of ``edge-s`` paced at 20 windows a second, more and more of
-them, until they fall behind. Last, in one run and alternating, what a window costs at the service and as a bare step.
+process, on one thread, bit for bit. Then how many windows of 346x260 a second ``edge-s`` answers, by how many may share
+a batch. Last, in one run and alternating, what a window costs at the service and as a bare step. How many streams of a
+given rate a server keeps up with is measured by :mod:`benchmarks.load`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from clients import Client
@@ -165,51 +165,6 @@ def soak(streams: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def paced(url: str, streams: int, rate_hz: float, seconds: float) -> dict[str, Any]:
-    """Streams that send a window at a time; how late the answers are."""
-    lags: list[float] = []
-
-    def run(plan: Plan) -> int:
-        windows = [plan.window(index) for index in range(20)]
-        begun = time.monotonic() + plan.seed / rate_hz / streams
-        count = int(seconds * rate_hz)
-
-        def batches() -> Iterator[EventBatch]:
-            for index in range(count):
-                time.sleep(max(0.0, begun + index / rate_hz - time.monotonic()))
-                part, shift = windows[index % len(windows)], (index // len(windows)) * len(windows) * WINDOW_US
-                yield EventBatch(part.t + shift, part.x, part.y, part.p)
-
-        with Client(url, timeout=PATIENCE_S) as client:
-            for result in client.stream(batches(), CAMERA, model=plan.model, window_us=WINDOW_US):
-                # A window is closed by the first event of the one after it.
-                due = begun + (result.window + 1) / rate_hz
-                lags.append(time.monotonic() - due)
-        return count
-
-    with ThreadPoolExecutor(streams) as pool:
-        total = sum(pool.map(run, make_plans(streams, ["edge-s"], [CAMERA])))
-    late = lags[len(lags) // 2 :]
-    return {
-        "streams": streams,
-        "windows": total,
-        "lag_ms": {f"p{p}": round(float(np.percentile(late, p)) * 1e3, 1) for p in (50, 95)},
-    }
-
-
-def sustained(rate_hz: float, seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
-    """The most streams at a rate whose answers do not fall behind: nearly all within the time of three windows."""
-    longest_ms = 3e3 / rate_hz
-    tried = []
-    with running_server(**settings) as url:
-        for streams in range(1, 17):
-            tried.append(paced(url, streams, rate_hz, seconds))
-            if tried[-1]["lag_ms"]["p95"] > longest_ms:
-                break
-    kept = [trial["streams"] for trial in tried if trial["lag_ms"]["p95"] <= longest_ms]
-    return {"settings": settings, "rate_hz": rate_hz, "streams": max(kept, default=0), "trials": tried}
-
-
 def throughput(streams: int, seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
     """Windows of 346x260 that a server computes in a second for so many streams at once."""
     with running_server(**settings) as url:
@@ -268,7 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--paced-seconds", type=float, default=6.0)
+    parser.add_argument("--throughput-seconds", type=float, default=6.0)
     parser.add_argument("--json", type=Path, help="where to keep the result")
     arguments = parser.parse_args()
     cores = int(describe_machine()["cores"])
@@ -276,7 +231,7 @@ def main() -> None:
         "machine": describe_machine(),
         "soak": soak(arguments.streams, arguments.seconds),
         "throughput": [
-            throughput(8, arguments.paced_seconds, settings)
+            throughput(8, arguments.throughput_seconds, settings)
             for settings in (
                 {"cores": cores, "max_batch": 1},
                 {"cores": cores, "max_batch": 2},
@@ -286,7 +241,6 @@ def main() -> None:
                 {"cores": 1, "max_batch": 4},
             )
         ],
-        "sustained": sustained(20.0, arguments.paced_seconds, {"cores": cores}),
         "overhead": overhead(200),
     }
     text = json.dumps(found, indent=1)

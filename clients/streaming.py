@@ -19,6 +19,7 @@ from clients.errors import (
     FieldError,
     InputError,
     ProtocolError,
+    RequestTimeoutError,
     ServerFailureError,
     SessionInUseError,
 )
@@ -174,7 +175,7 @@ class ResultStream(Iterator[Result]):
             if message is None:
                 raise ConnectionLostError(f"the service gave no answer within {self._timeout:g} s")
             return message
-        except (ConnectionLostError, DrainingError) as lost:
+        except (ConnectionLostError, DrainingError, RequestTimeoutError) as lost:
             self._reconnect(lost)
             return None
 

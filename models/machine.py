@@ -40,3 +40,16 @@ def keep_freed_memory() -> None:
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(top_pad, 2**28)
+
+
+def give_back_freed_memory() -> None:
+    """Have the C library hand freed memory back to the kernel, where it is glibc.
+
+    By itself it does so only at the end of a heap. Each thread has a heap of its own, and what was freed in the middle
+    of one stays with the process: see malloc_trim(3).
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return
+    trim(0)

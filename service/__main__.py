@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from service.app import create_app, services_of_app
 from service.observability.logs import configure_logs
 from service.observability.tracing import trace_ids
+from service.protocols import WebSocketProtocol, http_protocol
 from service.settings import Settings
 
 # Messages up to this factor above the limit are still read, so that the client is told what is wrong with them.
@@ -72,9 +73,9 @@ def main() -> int:
         ws_per_message_deflate=False,
         ws_max_size=settings.max_message_bytes * _READ_FACTOR,
         ws_ping_interval=settings.ping_seconds,
-        # While a message is computed the next ones wait unread in the socket, and a pong behind them: its lateness
-        # says nothing about the client.
-        ws_ping_timeout=None,
+        ws_ping_timeout=settings.pong_seconds,
+        http=http_protocol(settings),
+        ws=WebSocketProtocol,
     )
     server = _Server(config)
     server.run()

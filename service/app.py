@@ -25,6 +25,7 @@ from service.observability import tracing
 from service.observability.requests import RequestContext
 from service.settings import PACKAGE, Settings
 from service.streaming.keeper import watch_store
+from service.streaming.trimming import trim_forever
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 asyncio.create_task(services.registry.reap_forever(settings.reap_seconds)),
                 asyncio.create_task(watch_store(services.keeping, settings.store_seconds)),
                 asyncio.create_task(health.watch()),
+                asyncio.create_task(trim_forever(services.engine, lambda: services.registry.state_bytes)),
             ]
             try:
                 yield

@@ -25,13 +25,16 @@ ServiceError
  │    └── BacklogError                       too many requests of one session wait
  ├── DrainingError                503  1012  the server is about to stop
  ├── StoreAwayError               503  1013  the session is not here, and the state store cannot be asked for it
- └── ModelUnavailableError        503  1011  the model's weights cannot be loaded
+ ├── ModelUnavailableError        503  1011  the model's weights cannot be loaded
+ ├── ExhaustedError               503  1013  no file descriptors, processes or memory are left
+ └── StorageFullError             507  1013  no room on the disk, where recordings are unpacked
 
 Nothing here knows of a web framework; :mod:`service.api.problems` turns these into responses.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -41,6 +44,8 @@ from service.observability.context import request_id
 from service.wire.errors import WireError
 
 INTERNAL_CLOSE_CODE = 1011
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SYSTEM_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 _MAX_REASON_BYTES = 123  # RFC 6455: a close frame holds 125 bytes, two of them the code.
 
 
@@ -291,6 +296,36 @@ class ModelUnavailableError(ServiceError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
     code = "model-unavailable"
     title = "Model unavailable"
+
+
+class ExhaustedError(ServiceError):
+    """The system gives this process no more of something."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    close_code = 1013
+    code = "exhausted"
+    title = "The server has run out of resources"
+
+
+class StorageFullError(ServiceError):
+    """No room on the disk for what is unpacked there."""
+
+    status = HTTPStatus.INSUFFICIENT_STORAGE
+    close_code = 1013
+    code = "storage-full"
+    title = "The server's disk is full"
+
+
+def exhaustion(error: OSError) -> ServiceError | None:
+    """What to answer where the system has run out of something; None if the error is of another kind."""
+    retry = {"Retry-After": "5"}
+    if error.errno in _DISK_ERRORS:
+        return StorageFullError("the server has no room for temporary files; try again later", headers=retry)
+    if error.errno in _SYSTEM_ERRORS:
+        return ExhaustedError(
+            "the server has no file descriptors, processes or memory left for this; try again later", headers=retry
+        )
+    return None
 
 
 def problem(status: int, code: str, title: str, detail: str, errors: Sequence[FieldError] = ()) -> dict[str, Any]:

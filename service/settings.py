@@ -81,11 +81,15 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(
         default=16 * 2**20, ge=1024, description="Largest WebSocket message, header included."
     )
+    head_seconds: float = Field(default=10.0, gt=0, description="Time for the head of an HTTP request to arrive.")
     body_seconds: float = Field(default=60.0, gt=0, description="Time for an HTTP body to arrive.")
     hello_seconds: float = Field(default=10.0, gt=0, description="Time for a WebSocket client to say hello.")
-    send_seconds: float = Field(default=60.0, gt=0, description="Time for a WebSocket client to take a message.")
+    send_seconds: float = Field(default=60.0, gt=0, description="Time for a client to take what it is sent.")
     ping_seconds: float = Field(
         default=20.0, gt=0, description="Time between WebSocket pings; they keep proxies awake."
+    )
+    pong_seconds: float = Field(
+        default=60.0, gt=0, description="A WebSocket client that after a ping is silent for so long is gone."
     )
 
     max_connections: int = Field(default=256, ge=1, description="Most WebSocket connections at a time.")

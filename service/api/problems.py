@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from service.api.services import services_of
-from service.errors import FieldError, ServiceError, UnusableInputError, problem
+from service.errors import FieldError, ServiceError, UnusableInputError, exhaustion, problem
 from service.wire.errors import WireError
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
@@ -40,6 +40,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
+    app.add_exception_handler(OSError, _system_error)
     app.add_exception_handler(Exception, _unexpected_error)
 
 
@@ -108,6 +109,15 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _client_gone(_request: Request, _error: Exception) -> Response:
     # Nobody is left to read this.
     return Response(status_code=HTTPStatus.BAD_REQUEST)
+
+
+async def _system_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OSError)
+    exhausted = exhaustion(error)
+    if exhausted is None:
+        return await _unexpected_error(request, error)
+    logger.error("%s %s: %s", request.method, request.url.path, error)
+    return await _service_error(request, exhausted)
 
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:

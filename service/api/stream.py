@@ -28,6 +28,7 @@ from service.errors import (
     SessionInUseError,
     TooLargeError,
     UnusableInputError,
+    exhaustion,
 )
 from service.observability.tracing import span
 from service.streaming.answers import AnswerFormat, Arrival
@@ -118,9 +119,10 @@ class Conversation:
             await self._refuse(error)
         except WireError as error:
             await self._refuse(UnusableInputError.from_wire(error))
-        except Exception:
+        except Exception as error:
             logger.exception("a WebSocket conversation failed")
-            await self._refuse(ServiceError("the server failed at this message; its log says why"))
+            exhausted = exhaustion(error) if isinstance(error, OSError) else None
+            await self._refuse(exhausted or ServiceError("the server failed at this message; its log says why"))
         finally:
             connections.discard(self)
 
@@ -331,15 +333,22 @@ class Conversation:
         return dict(event)
 
     async def _send(self, data: bytes | str) -> None:
-        """Send one message; a client that does not take it in time counts as gone."""
+        """Send one message; a client that does not take it in time is told so behind it, and counts as gone."""
+        seconds = self._services.settings.send_seconds
         try:
-            async with asyncio.timeout(self._services.settings.send_seconds), self._sending:
+            async with asyncio.timeout(seconds), self._sending:
+                if self._websocket.application_state is not WebSocketState.CONNECTED:
+                    raise WebSocketDisconnect(1006)
                 if isinstance(data, str):
                     await self._websocket.send_text(data)
                 else:
                     await self._websocket.send_bytes(data)
         except TimeoutError:
             logger.info("a WebSocket client has stopped reading; its connection is dropped")
+            slow = RequestTimeoutError(f"what was sent has not been taken for {seconds:g} s")
+            self._services.metrics.count_error(slow.code)
+            if self._websocket.application_state is WebSocketState.CONNECTED:
+                await self._websocket.close(slow.close_code, slow.reason)
             raise WebSocketDisconnect(1006) from None
 
     async def _refuse(self, error: ServiceError) -> None:

@@ -214,12 +214,12 @@ class SessionRegistry:
 
     async def reap(self) -> None:
         """Forget the sessions that nobody has used for too long, and those that have lived for too long."""
-        now, today = time.monotonic(), time.time()
+        now = time.monotonic()
         for session in self.all:
             silent_s = now - session.last_used
             if session.closed and not session.busy:
                 await self.remove(session, forget=False)
-            elif not session.ended and today - session.spec.opened_at > self._limits.lifetime_s:
+            elif not session.ended and session.age_s > self._limits.lifetime_s:
                 session.expel(
                     RequestTimeoutError(f"the session has lived for {self._limits.lifetime_s:g} s, longer than it may")
                 )

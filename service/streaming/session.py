@@ -180,6 +180,8 @@ class Session:
         self.spec = spec
         self.model = model
         self.last_used = time.monotonic()
+        # Between servers only the wall clock tells how old a session is; here it may jump.
+        self._began = self.last_used - max(0.0, time.time() - spec.opened_at)
         self._progress = progress
         self._place = place
         self._recent: dict[int, tuple[Answer, ...]] = dict(recent or {})
@@ -196,6 +198,11 @@ class Session:
     def id(self) -> str:
         """Its public name."""
         return self.spec.id
+
+    @property
+    def age_s(self) -> float:
+        """How long ago it was opened, in seconds."""
+        return time.monotonic() - self._began
 
     @property
     def sensor(self) -> SensorSize:

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -37,12 +39,15 @@ PATIENCE_S = 120.0
 
 
 @contextlib.contextmanager
-def running_server(**settings: object) -> Iterator[str]:
-    """Run ``python -m service`` on a free port; its address. It must end well when it is told to."""
+def running_server(before: Sequence[str] = (), **settings: object) -> Iterator[str]:
+    """Run ``python -m service`` on a free port; its address. It must end well when it is told to.
+
+    ``before`` stands before the command: a program that sets limits and becomes the server.
+    """
     environment = {**os.environ, "SPIKESEG_PORT": "0", "PYTHONUNBUFFERED": "1"}
     environment |= {f"SPIKESEG_{name.upper()}": str(value) for name, value in settings.items()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "service"],
+        [*before, sys.executable, "-m", "service"],
         cwd=REPOSITORY,
         env=environment,
         stdout=subprocess.PIPE,
@@ -198,17 +203,33 @@ class RefusedError(Exception):
 
 
 class Stream:
-    """One WebSocket connection; ``greet`` is the hello, text or not."""
+    """One WebSocket connection; ``greet`` is the hello, text or not.
+
+    With ``narrow`` it takes from the network only what is asked for, but for some kilobytes.
+    """
 
     def __init__(
-        self, server: str, greet: dict[str, Any] | str | bytes | None = None, *, session: str | None = None
+        self,
+        server: str,
+        greet: dict[str, Any] | str | bytes | None = None,
+        *,
+        session: str | None = None,
+        narrow: bool = False,
     ) -> None:
         self._closing = contextlib.ExitStack()
         address = server.replace("http", "ws", 1) + "/v1/stream"
         if session is not None:
             address += f"?session={session}"
         self.socket: ClientConnection = self._closing.enter_context(
-            connect(address, compression=None, max_size=None, open_timeout=PATIENCE_S, ping_interval=None)
+            connect(
+                address,
+                sock=_narrow_socket(server) if narrow else None,
+                compression=None,
+                max_size=None,
+                max_queue=1 if narrow else 16,
+                open_timeout=PATIENCE_S,
+                ping_interval=None,
+            )
         )
         greet = hello() if greet is None else greet
         self.socket.send(json.dumps(greet) if isinstance(greet, dict) else greet)
@@ -307,6 +328,14 @@ class Stream:
                 raise AssertionError("the server went away without a close frame") from None
             raise RefusedError(closed.rcvd.code, closed.rcvd.reason, problem) from None
         raise AssertionError("an error that is not followed by a close")
+
+
+def _narrow_socket(server: str) -> socket.socket:
+    parts = urlsplit(server)
+    narrow = socket.socket()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    narrow.connect((parts.hostname or "", parts.port or 0))
+    return narrow
 
 
 class HttpSession:
