@@ -79,14 +79,13 @@ async def segment(
     windows = await services.engine.offload(_all_windows, stream, events)
 
     state = await services.engine.offload(network.initial_state, sensor)
+    counts = services.metrics.of(network)
     for window in windows:
         if await request.is_disconnected():
             raise ClientDisconnect
         timed = await services.scheduler.segment(network, WindowInput(state, window.events, sensor))
         state = timed.segmentation.state
-        services.metrics.observe_window(
-            network.name, len(window.events), timed.segmentation.activity, timed.wait_s, timed.compute_s
-        )
+        counts.observe_window(len(window.events), timed.segmentation.activity, timed.wait_s, timed.compute_s)
     answer = await services.engine.offload(
         build_answer,
         windows[-1],
@@ -96,7 +95,7 @@ async def segment(
         acked=0,
         arrival=Arrival(arrived, decode_s),
     )
-    services.metrics.observe_encode(answer.metadata["latency_ms"]["encode"] / 1e3)
+    counts.observe_answer(answer.metadata)
     if answer_type == JSON:
         return Response(json.dumps(answer.metadata), media_type=JSON)
     header = json.dumps(answer.metadata, separators=(",", ":"))

@@ -111,14 +111,22 @@ class Services:
             Presence(),
         )
         registry.revive_with(services._revive)
-        metrics.watch_sessions(lambda: registry.active, lambda: registry.state_bytes)
-        metrics.watch_connections(lambda: len(services.presence.connections))
+        metrics.watch_sessions(lambda: registry.active, lambda: registry.state_bytes, lambda: registry.checkpoint_age_s)
+        metrics.watch_server(
+            lambda: services.is_ready, lambda: len(services.presence.connections), lambda: scheduler.waiting
+        )
+        metrics.set_limits(sessions=settings.max_sessions, state_bytes=settings.max_state_bytes, threads=settings.cores)
         return services
 
     @property
     def window_limits(self) -> WindowLimits:
         """What one message may do."""
         return WindowLimits(windows=self.settings.max_windows_per_message, events=self.settings.max_events_per_window)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the default model is loaded, and the server is not about to stop."""
+        return self.library.is_ready(self.settings.default_model) and not self.presence.leaving
 
     def require_open(self) -> None:
         """Raise DrainingError if the server is about to stop."""
