@@ -16,6 +16,7 @@ from monitoring.dashboards.panels import (
     query,
     rate,
     select,
+    select_server,
     total,
 )
 
@@ -34,7 +35,7 @@ def build() -> Dashboard:
                 "Servers up",
                 "Servers that answer Prometheus.",
                 "none",
-                query(total(select("up")), "up"),
+                query(total(select_server("up")), "up"),
                 steps=((None, RED), (1, GREEN)),
             ),
             number(
@@ -83,7 +84,7 @@ def build() -> Dashboard:
                 "Running for",
                 "Time since each server was started.",
                 "s",
-                query(f"time() - {select('process_start_time_seconds')}", _EACH),
+                query(f"time() - {select_server('process_start_time_seconds')}", _EACH),
             ),
             lines(
                 "Windows",

@@ -20,6 +20,7 @@ from grafana_foundation_sdk.models.dashboard import (
     Panel,
     Threshold,
     ThresholdsMode,
+    VariableOption,
     VariableRefresh,
     VariableSort,
 )
@@ -36,6 +37,11 @@ def select(metric: str, matchers: str = "") -> str:
     """A metric of the chosen job and instances; ``matchers`` narrow it further."""
     also = f", {matchers}" if matchers else ""
     return f'{metric}{{job=~"$job", instance=~"$instance"{also}}}'
+
+
+def select_server(metric: str) -> str:
+    """The same for a metric that other programs have too, where all jobs are chosen."""
+    return select(metric, 'job=~"spikeseg.*"')
 
 
 def of_job(metric: str) -> str:
@@ -269,6 +275,7 @@ def _choice(name: str, asked: str) -> builders.QueryVariable:
         .multi(True)
         .include_all(True)
         .all_value(".+")
+        .current(VariableOption(selected=True, text="All", value="$__all"))
         .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(VariableSort.ALPHABETICAL_ASC)
     )

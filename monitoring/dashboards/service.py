@@ -17,6 +17,7 @@ from monitoring.dashboards.panels import (
     query,
     rate,
     select,
+    select_server,
     total,
 )
 
@@ -173,14 +174,14 @@ def build() -> Dashboard:
                 "Processor",
                 "Cores in use, of the threads that may compute.",
                 "none",
-                query(rate("process_cpu_seconds_total"), "{{instance}}"),
+                query(f"rate({select_server('process_cpu_seconds_total')}[$__rate_interval])", "{{instance}}"),
                 query(f"min({select('spikeseg_compute_threads')})", "threads"),
             ),
             lines(
                 "Memory",
                 "Resident memory of each server, and the state of its sessions within.",
                 "bytes",
-                query(select("process_resident_memory_bytes"), "{{instance}}"),
+                query(select_server("process_resident_memory_bytes"), "{{instance}}"),
                 query(select("spikeseg_state_bytes"), "state of {{instance}}"),
             ),
             lines(
