@@ -175,7 +175,7 @@ def build() -> Dashboard:
                 "Cores in use, of the threads that may compute.",
                 "none",
                 query(f"rate({select_server('process_cpu_seconds_total')}[$__rate_interval])", "{{instance}}"),
-                query(f"min({select('spikeseg_compute_threads')})", "threads"),
+                query(f"min({select('spikeseg_compute_threads')})", "threads of a server"),
             ),
             lines(
                 "Memory",

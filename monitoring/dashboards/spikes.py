@@ -112,6 +112,7 @@ def build() -> Dashboard:
                 query(f"{sops} / {windows}", "SOPs"),
                 query(f"{macs} / {windows}", "MACs of an ANN"),
                 log=True,
+                width=6,
             ),
             lines(
                 "SOPs by layer",
@@ -119,6 +120,7 @@ def build() -> Dashboard:
                 "short",
                 query(_sum("spikeseg_synaptic_operations_total", "layer"), "{{layer}}"),
                 stack=True,
+                width=6,
             ),
             lines(
                 "Estimated energy for a window",
@@ -127,6 +129,7 @@ def build() -> Dashboard:
                 query(f"{snn} / {windows}", "ours"),
                 query(f"{ann} / {windows}", "ANN"),
                 log=True,
+                width=6,
             ),
             lines(
                 "Estimated power",
@@ -135,6 +138,7 @@ def build() -> Dashboard:
                 query(_sum("spikeseg_energy_estimate_joules_total", "model"), "{{model}}"),
                 query(_sum("spikeseg_ann_energy_estimate_joules_total", "model"), "ANN like {{model}}"),
                 log=True,
+                width=6,
             ),
             "Input and masks",
             lines(
@@ -143,6 +147,7 @@ def build() -> Dashboard:
                 "percentunit",
                 query(by_class, "{{class}}"),
                 stack=True,
+                width=12,
             ),
             lines(
                 "Events for a window",
@@ -150,7 +155,8 @@ def build() -> Dashboard:
                 "short",
                 query(
                     f"{_sum('spikeseg_events_total', 'model')} / {_sum('spikeseg_windows_total', 'model')}", "{{model}}"
-                ),
+                    width=12,
+            ),
             ),
         ],
         by_model=True,

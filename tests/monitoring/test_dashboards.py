@@ -35,9 +35,6 @@ def all_targets() -> list[Target]:
     return [target for name in dashboard_names() for target in targets(read_dashboard(name))]
 
 
-every_target = pytest.mark.parametrize("target", all_targets(), ids=str)
-
-
 def variables(dashboard: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """A dashboard's variables by name."""
     return {variable["name"]: variable for variable in dashboard["templating"]["list"]}
@@ -104,15 +101,16 @@ def test_panels_have_numbers_of_their_own_and_stand_beside_each_other(name: str)
         taken |= cells
 
 
-@every_target
-def test_every_metric_is_one_that_the_service_has(target: Target) -> None:
+@every_dashboard
+def test_every_metric_is_one_that_the_service_has(name: str) -> None:
     known = {"up"} | {name for family in ServiceMetrics().registry.collect() for name in names_of(family)}
     recorded = {
         rule["record"]
         for group in yaml.safe_load((RULES / "recording.yml").read_text())["groups"]
         for rule in group["rules"]
     }
-    assert {selector.name for selector in selectors(parsed(target.expression))} <= known | recorded
+    for target in targets(read_dashboard(name)):
+        assert {selector.name for selector in selectors(parsed(target.expression))} <= known | recorded, target
 
 
 def names_of(family: Any) -> list[str]:
@@ -184,39 +182,44 @@ def test_panel_no_targets_rule(name: str) -> None:
     assert all(panel["targets"] for panel in panels(read_dashboard(name)))
 
 
-@every_target
-def test_target_promql_rule(target: Target) -> None:
-    parsed(target.expression)
+@every_dashboard
+def test_target_promql_rule(name: str) -> None:
+    for target in targets(read_dashboard(name)):
+        parsed(target.expression)
 
 
-@every_target
-def test_target_rate_interval_rule(target: Target) -> None:
-    for node in nodes(parsed(target.expression)):
-        if isinstance(node, promql_parser.MatrixSelector):
-            assert node.range.total_seconds() == RATE_INTERVAL_S
+@every_dashboard
+def test_target_rate_interval_rule(name: str) -> None:
+    for target in targets(read_dashboard(name)):
+        for node in nodes(parsed(target.expression)):
+            if isinstance(node, promql_parser.MatrixSelector):
+                assert node.range.total_seconds() == RATE_INTERVAL_S, target
 
 
-@every_target
+@every_dashboard
 @pytest.mark.parametrize("label", ["job", "instance"])
-def test_target_job_rule_and_target_instance_rule(target: Target, label: str) -> None:
-    if is_excluded(f"target-{label}-rule", target):
-        pytest.skip(EXCLUSIONS[f"target-{label}-rule"]["reason"])
-    for selector in selectors(parsed(target.expression)):
-        matchers = [(matcher.name, matcher.op, matcher.value) for matcher in selector.matchers.matchers]
-        assert (label, promql_parser.MatchOp.Re, f"${label}") in matchers, str(selector.matchers)
+def test_target_job_rule_and_target_instance_rule(name: str, label: str) -> None:
+    for target in targets(read_dashboard(name)):
+        if is_excluded(f"target-{label}-rule", target):
+            continue
+        for selector in selectors(parsed(target.expression)):
+            matchers = [(matcher.name, matcher.op, matcher.value) for matcher in selector.matchers.matchers]
+            assert (label, promql_parser.MatchOp.Re, f"${label}") in matchers, target
 
 
-@every_target
-def test_target_counter_agg_rule(target: Target) -> None:
-    growing = [
-        node.args[0].vector_selector
-        for node in nodes(parsed(target.expression))
-        if isinstance(node, promql_parser.Call)
-        and node.func.name in ("rate", "irate", "increase")
-        and isinstance(node.args[0], promql_parser.MatrixSelector)
-    ]
-    counters = [s.name for s in selectors(parsed(target.expression)) if s.name.endswith("_total")]
-    assert len(counters) == len([s for s in growing if s.name.endswith("_total")])
+@every_dashboard
+def test_target_counter_agg_rule(name: str) -> None:
+    for target in targets(read_dashboard(name)):
+        found = nodes(parsed(target.expression))
+        growing = [
+            node.args[0].vector_selector.name
+            for node in found
+            if isinstance(node, promql_parser.Call) and node.func.name in ("rate", "irate", "increase")
+        ]
+        counters = [node.name for node in found if isinstance(node, promql_parser.VectorSelector)]
+        assert [each for each in counters if each.endswith("_total")] == [
+            each for each in growing if each.endswith("_total")
+        ], target
 
 
 def test_every_exception_is_needed() -> None:

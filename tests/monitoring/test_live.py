@@ -17,7 +17,7 @@ import yaml
 from monitoring.queries import Prometheus, Target, filled
 from tests.monitoring.load import Load, running_load
 from tests.monitoring.stack import RULES, Webhook, running_alertmanager, running_prometheus, running_webhook
-from tests.monitoring.test_dashboards import all_targets, every_target, selectors
+from tests.monitoring.test_dashboards import all_targets, selectors
 from tests.service.real_servers import MissingProgramError
 from tests.service.replicas import Replicas, running_replicas, wait_until
 
@@ -65,7 +65,7 @@ def has_seen_enough(prometheus: Prometheus) -> bool:
     return bool(seen) and float(seen[0]["value"][1]) >= 15
 
 
-@every_target
+@pytest.mark.parametrize("target", all_targets(), ids=str)
 def test_every_panel_has_data(watched: Watched, target: Target) -> None:
     series = watched.prometheus.query(filled(target.expression, rate_interval=RATE_INTERVAL))
     assert series
