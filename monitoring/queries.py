@@ -55,7 +55,7 @@ def targets(dashboard: Mapping[str, Any]) -> Iterator[Target]:
             yield Target(dashboard["title"], panel, target["expr"], target["legendFormat"])
 
 
-def filled(expression: str, *, rate_interval: str, **chosen: str) -> str:
+def filled(expression: str, *, rate_interval: str, range: str, **chosen: str) -> str:
     """An expression with Grafana's variables filled in; what is not chosen is everything.
 
     Parameters
@@ -63,10 +63,12 @@ def filled(expression: str, *, rate_interval: str, **chosen: str) -> str:
     expression : str
     rate_interval : str
         For ``$__rate_interval``; at least four times the scrape interval.
+    range : str
+        For ``$__range``: the span that is shown.
     **chosen
         Values of the dashboard's variables, regular expressions.
     """
-    expression = expression.replace("$__rate_interval", rate_interval)
+    expression = expression.replace("$__rate_interval", rate_interval).replace("$__range", range)
     for name in ("job", "instance", "model"):
         expression = expression.replace(f"${name}", chosen.get(name, ".+"))
     return expression

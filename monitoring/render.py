@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from monitoring.queries import Prometheus, dashboard_names, filled, panels, read_dashboard
 
@@ -74,10 +75,12 @@ class Series:
         return next((value for value in reversed(self.values) if math.isfinite(value)), math.nan)
 
 
-def formatted(value: float, unit: str) -> str:
-    """A value with its unit, as short as Grafana has it."""
+def formatted(value: float, unit: str, decimals: int | None = None) -> str:
+    """A value with its unit, about as Grafana has it."""
     if not math.isfinite(value):
         return "–"
+    if decimals is not None and unit in ("percentunit", "none"):
+        return f"{100 * value:,.{decimals}f} %" if unit == "percentunit" else f"{value:,.{decimals}f}"
     if unit == "percentunit":
         return f"{100 * value:.3g} %" if abs(value) < 10 else f"{100 * value:,.0f} %"
     if unit == "bytes":
@@ -86,12 +89,12 @@ def formatted(value: float, unit: str) -> str:
     name = _NAMES[unit]
     if unit == "s" and abs(value) >= 60:
         return f"{value / 60:.3g} min"
+    gap = " " if name and name != "/s" else ""
     if unit == "none" or value == 0:
-        return f"{value:.4g}{name}"
+        return f"{value:.4g}{gap}{name}"
     factor, prefix = next(((f, p) for f, p in _PREFIXES if abs(value) >= f), _PREFIXES[-1])
     if not name or name == "/s":
         factor, prefix = (factor, prefix) if factor >= 1 else (1, "")
-    gap = " " if name and name != "/s" else ""
     return f"{value / factor:.3g}{gap}{prefix}{name}"
 
 
@@ -99,7 +102,8 @@ def ask(prometheus: Prometheus, panel: Mapping[str, Any], span: Span) -> list[Se
     """What all queries of a panel give over a span."""
     found: list[Series] = []
     for target in panel["targets"]:
-        expression = filled(target["expr"], rate_interval=span.rate_interval)
+        seconds = f"{math.ceil(span.end - span.start)}s"
+        expression = filled(target["expr"], rate_interval=span.rate_interval, range=seconds)
         for series in prometheus.query_range(expression, span.start, span.end, span.step):
             values = {round((float(t) - span.start) / span.step): float(value) for t, value in series["values"]}
             row = [values.get(k, math.nan) for k in range(_POINTS + 1)]
@@ -124,6 +128,7 @@ def draw_lines(axes: Axes, panel: Mapping[str, Any], series: Sequence[Series], s
             axes.plot(times, each.values, label=each.name, linewidth=1.2)
     if custom.get("scaleDistribution", {}).get("type") == "log":
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
@@ -137,9 +142,14 @@ def draw_lines(axes: Axes, panel: Mapping[str, Any], series: Sequence[Series], s
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} s" if value else "now"))
     axes.grid(alpha=0.25)
     axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=min(len(series), 3 if len(series) < 5 else 6), fontsize=6, frameon=False,
-        handlelength=1.0, columnspacing=1.0,
-    )  # fmt: skip
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.1),
+        ncols=min(len(series), 3 if len(series) < 5 else 6),
+        fontsize=6,
+        frameon=False,
+        handlelength=1.0,
+        columnspacing=1.0,
+    )
 
 
 def draw_heat(axes: Axes, panel: Mapping[str, Any], series: Sequence[Series], span: Span) -> None:
@@ -171,10 +181,11 @@ def draw_number(axes: Axes, panel: Mapping[str, Any], series: Sequence[Series], 
     """One value, large; or the names of the series."""
     axes.set_axis_off()
     defaults, mode = panel["fieldConfig"]["defaults"], panel["options"]["textMode"]
+    value = partial(formatted, unit=defaults["unit"], decimals=defaults.get("decimals"))
     texts = {
         "name": [each.name for each in series],
-        "value_and_name": [f"{each.name}: {formatted(each.last, defaults['unit'])}" for each in series],
-    }.get(mode, [formatted(each.last, defaults["unit"]) for each in series])
+        "value_and_name": [f"{each.name}: {value(each.last)}" for each in series],
+    }.get(mode, [value(each.last) for each in series])
     color = _color_of(series[0].last, defaults["thresholds"]["steps"]) if series else "gray"
     size = 20 if max(map(len, texts), default=0) < 10 else 10
     axes.text(0.5, 0.45, "\n".join(texts) or "no data", ha="center", va="center", fontsize=size, color=color)

@@ -147,7 +147,7 @@ def build() -> Dashboard:
                 "Requests and messages refused in a second, by problem code (docs/protocol.md). "
                 "internal is a fault of the service.",
                 "cps",
-                query(f"{total(rate('spikeseg_errors_total'), 'code')} > 0 or {_internal()}", "{{code}}"),
+                query(_refusals(), "{{code}}"),
             ),
             lines(
                 "Windows not computed",
@@ -203,5 +203,9 @@ def build() -> Dashboard:
     )
 
 
-def _internal() -> str:
-    return total(rate("spikeseg_errors_total", 'code="internal"'), "code")
+def _refusals() -> str:
+    """By code, of those codes that there have been, and of faults of the service in any case."""
+    errors = "spikeseg_errors_total"
+    there_have_been = f"{total(f'increase({select(errors)}[$__range])', 'code')} > 0"
+    internal = rate(errors, 'code="internal"')
+    return f"({total(rate(errors), 'code')} and {there_have_been}) or {total(internal, 'code')}"

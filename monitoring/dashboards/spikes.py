@@ -155,8 +155,8 @@ def build() -> Dashboard:
                 "short",
                 query(
                     f"{_sum('spikeseg_events_total', 'model')} / {_sum('spikeseg_windows_total', 'model')}", "{{model}}"
-                    width=12,
-            ),
+                ),
+                width=12,
             ),
         ],
         by_model=True,

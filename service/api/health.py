@@ -25,7 +25,7 @@ async def ready(services: AppServices) -> JSONResponse:
     """
     settings, keeping = services.settings, services.keeping
     loaded = services.library.is_ready(settings.default_model)
-    is_ready = loaded and not services.presence.leaving
+    is_ready = services.is_ready
     document = {
         "ready": is_ready,
         "model": "loaded" if loaded else "loading",

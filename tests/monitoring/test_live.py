@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import promql_parser
 import pytest
 import yaml
+from matplotlib.image import imread
 
 from monitoring.queries import Prometheus, Target, filled
+from monitoring.render import Span, render
 from tests.monitoring.load import Load, running_load
 from tests.monitoring.stack import RULES, Webhook, running_alertmanager, running_prometheus, running_webhook
 from tests.monitoring.test_dashboards import all_targets, selectors
@@ -67,7 +71,7 @@ def has_seen_enough(prometheus: Prometheus) -> bool:
 
 @pytest.mark.parametrize("target", all_targets(), ids=str)
 def test_every_panel_has_data(watched: Watched, target: Target) -> None:
-    series = watched.prometheus.query(filled(target.expression, rate_interval=RATE_INTERVAL))
+    series = watched.prometheus.query(filled(target.expression, rate_interval=RATE_INTERVAL, range="5m"))
     assert series
     assert any(math.isfinite(float(each["value"][1])) for each in series)
     for label in re.findall(r"{{(\w+)}}", target.legend):
@@ -77,8 +81,8 @@ def test_every_panel_has_data(watched: Watched, target: Target) -> None:
 def test_chosen_models_and_instances_narrow_what_is_shown(watched: Watched) -> None:
     (up,) = (t for t in all_targets() if t.panel["title"] == "Servers up")
     first = watched.replicas[0].url.removeprefix("http://")
-    everything = watched.prometheus.query(filled(up.expression, rate_interval=RATE_INTERVAL))
-    one = watched.prometheus.query(filled(up.expression, rate_interval=RATE_INTERVAL, instance=first))
+    everything = watched.prometheus.query(filled(up.expression, rate_interval=RATE_INTERVAL, range="5m"))
+    one = watched.prometheus.query(filled(up.expression, rate_interval=RATE_INTERVAL, range="5m", instance=first))
     # Prometheus scrapes itself as well: it is no server of the service.
     assert (everything[0]["value"][1], one[0]["value"][1]) == ("2", "1")
 
@@ -104,6 +108,16 @@ def test_prometheus_finds_no_fault_with_its_rules(watched: Watched) -> None:
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) > 20
     assert [rule["lastError"] for rule in rules if rule.get("lastError")] == []
+
+
+def test_the_dashboards_can_be_drawn(watched: Watched, tmp_path: Path) -> None:
+    now = time.time()
+    made = render(watched.prometheus, Span(now - 20, now, RATE_INTERVAL), tmp_path)
+    assert [path.name for path in made] == [f"monitoring-{name}.png" for name in ("fleet", "service", "spikes")]
+    for path in made:
+        height, width, _ = imread(path).shape
+        assert width > 1000
+        assert height > 500
 
 
 def test_a_replica_that_dies_is_told_of(watched: Watched) -> None:

@@ -137,9 +137,8 @@ def test_readiness_and_limits_are_told(http: httpx.Client) -> None:
 
 def test_it_is_told_how_a_model_is_computed(http: httpx.Client) -> None:
     HttpSession(http).events(EVENTS[:10], until_us=WINDOW_US)
-    (labels,) = (
-        sample.labels for sample in families_of(http)["spikeseg_model_info"].samples if sample.labels["model"] == "edge-s"
-    )
+    samples = families_of(http)["spikeseg_model_info"].samples
+    (labels,) = (sample.labels for sample in samples if sample.labels["model"] == "edge-s")
     assert labels["mode"] == "streaming"
     assert labels["backend"]
 
