@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 MONITORING = Path(__file__).resolve().parent
 DASHBOARDS = MONITORING / "grafana" / "dashboards"
@@ -96,7 +95,7 @@ class Prometheus:
         """The series that an expression gives between two times, seconds since 1970."""
         return list(self.get("query_range", query=expression, start=start, end=end, step=step)["result"])
 
-    def get(self, what: str, **parameters: object) -> Any:
+    def get(self, what: str, **parameters: str | float) -> Any:
         """The data of an answer.
 
         Raises
@@ -104,10 +103,10 @@ class Prometheus:
         PrometheusError
             If there is none.
         """
-        address = f"{self._url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         try:
-            with urllib.request.urlopen(address, timeout=30) as response:
-                return json.load(response)["data"]
-        except OSError as error:
-            said = error.read().decode() if isinstance(error, urllib.error.HTTPError) else ""
-            raise PrometheusError(f"{address}: {error} {said}") from error
+            response = httpx.get(f"{self._url}/api/v1/{what}", params=parameters, timeout=30)
+        except httpx.TransportError as error:
+            raise PrometheusError(f"no Prometheus answers at {self._url}: {error}") from error
+        if response.status_code != 200:
+            raise PrometheusError(f"Prometheus refuses {parameters}: {response.text}")
+        return response.json()["data"]

@@ -160,9 +160,9 @@ def draw_heat(axes: Axes, panel: Mapping[str, Any], series: Sequence[Series], sp
         order = sorted(range(len(series)), key=lambda k: float(series[k].labels["le"]))
         names = [names[k] for k in order]
         rows = np.diff(rows[order], axis=0, prepend=0)
-        used = np.flatnonzero(rows.sum(axis=1) > 0)
-        low, high = max(used.min() - 1, 0), min(used.max() + 2, len(rows))
-        rows, names = rows[low:high], names[low:high]
+        if len(used := np.flatnonzero(rows.sum(axis=1) > 0)):
+            low, high = max(used[0] - 1, 0), min(used[-1] + 2, len(rows))
+            rows, names = rows[low:high], names[low:high]
     edges = np.linspace(times[0], times[-1], len(times) + 1)
     image = axes.pcolormesh(
         edges, np.arange(len(rows) + 1), np.ma.masked_less_equal(rows, 0), cmap="Oranges", norm=PowerNorm(0.5, vmin=0)
@@ -186,9 +186,9 @@ def draw_number(axes: Axes, panel: Mapping[str, Any], series: Sequence[Series], 
         "name": [each.name for each in series],
         "value_and_name": [f"{each.name}: {value(each.last)}" for each in series],
     }.get(mode, [value(each.last) for each in series])
-    color = _color_of(series[0].last, defaults["thresholds"]["steps"]) if series else "gray"
-    size = 20 if max(map(len, texts), default=0) < 10 else 10
-    axes.text(0.5, 0.45, "\n".join(texts) or "no data", ha="center", va="center", fontsize=size, color=color)
+    color = _color_of(series[0].last, defaults["thresholds"]["steps"])
+    size = 20 if max(map(len, texts)) < 10 else 10
+    axes.text(0.5, 0.45, "\n".join(texts), ha="center", va="center", fontsize=size, color=color)
 
 
 def draw_bars(axes: Axes, panel: Mapping[str, Any], series: Sequence[Series], _: Span) -> None:
@@ -197,7 +197,7 @@ def draw_bars(axes: Axes, panel: Mapping[str, Any], series: Sequence[Series], _:
     steps = defaults["thresholds"]["steps"]
     values = [each.last for each in series]
     places = np.arange(len(series))[::-1]
-    most = defaults.get("max", max(values, default=1.0))
+    most = defaults.get("max", max(values))
     axes.barh(places, [most] * len(series), color="#0000000c", height=0.7)
     axes.barh(places, values, color=[_color_of(value, steps) for value in values], height=0.7)
     for place, value in zip(places, values, strict=True):
@@ -231,7 +231,12 @@ def draw_dashboard(dashboard: Mapping[str, Any], prometheus: Prometheus, span: S
         axes.set_title(panel["title"], fontsize=8.5, loc="left", pad=4)
         axes.tick_params(labelsize=6)
         axes.spines[["top", "right"]].set_visible(False)
-        _DRAW[panel["type"]](axes, panel, ask(prometheus, panel, span), span)
+        series = ask(prometheus, panel, span)
+        if any(math.isfinite(each.last) for each in series):
+            _DRAW[panel["type"]](axes, panel, series, span)
+        else:
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, "no data", ha="center", va="center", fontsize=9, color="gray")
     return figure
 
 
