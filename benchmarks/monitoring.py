@@ -1,6 +1,6 @@
 """Draws the dashboards of replicas that are busy, and to which something happens.
 
-    python -m benchmarks.monitoring --seconds 240 --out docs
+    python -m benchmarks.monitoring --seconds 150 --out docs
 
 Two replicas, Redis, HAProxy and Prometheus, all of them real processes on this machine; callers of the demo recording,
 and sessions that come and go. After two fifths of the time the replica that holds most streams is killed and started
@@ -63,8 +63,8 @@ def incidents(replicas: Replicas, prometheus: Prometheus, begun: float, seconds:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=240.0, help="how long they run")
-    parser.add_argument("--streams", type=int, default=3, help="callers of the demo recording")
+    parser.add_argument("--seconds", type=float, default=150.0, help="how long they run")
+    parser.add_argument("--streams", type=int, default=2, help="callers of the demo recording")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the pictures")
     args = parser.parse_args()
     recording = Recording.read(Settings().demo_recording)
