@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from service import __version__
 from service.api import health, inference_protocol, models, recordings, segment, sessions, stream
-from service.api.conditions import ServerHealth
+from service.api.conditions import ServerHealth, is_ready
 from service.api.problems import install_problem_handlers
 from service.api.sequences import Sequences
 from service.api.services import Services
@@ -82,6 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 raise _cannot_start(app, error.__cause__ or error) from None
             app.state.services = services
             app.state.health = health = ServerHealth(services)
+            services.metrics.watch_ready(lambda: is_ready(health.all()))
             app.state.sequences = Sequences(services)
             # What is here now stays; the collector need not look at all of torch again and again.
             gc.collect()

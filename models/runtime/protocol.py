@@ -219,6 +219,11 @@ class FrameModel:
         _check(self.runtime, self.coding, self.classes, "frames", channels=3)
 
     @property
+    def mode(self) -> Mode:
+        """``protocol``: every frame starts from rest."""
+        return "protocol"
+
+    @property
     def steps(self) -> int:
         """Time steps for one answer: T, or 1 in an ANN twin."""
         return self.runtime.steps

@@ -91,6 +91,7 @@ async def segment(
     windows = await services.engine.offload(_all_windows, stream, events)
 
     state = await services.engine.offload(network.initial_state, sensor)
+    counts = services.metrics.of(network)
     for window in windows:
         if await request.is_disconnected():
             raise ClientDisconnect
@@ -100,9 +101,7 @@ async def segment(
         begun = asked + timed.wait_s
         parts = {"wait": (asked, begun), "compute": (begun, begun + timed.compute_s)}
         record(parts, "window", {"spikeseg.model": network.name, "spikeseg.events": len(window.events)})
-        services.metrics.observe_window(
-            network.name, len(window.events), timed.segmentation.activity, timed.wait_s, timed.compute_s
-        )
+        counts.observe_window(len(window.events), timed.segmentation.activity, timed.wait_s, timed.compute_s)
     answer = await services.engine.offload(
         build_answer,
         windows[-1],
@@ -112,7 +111,7 @@ async def segment(
         acked=0,
         arrival=Arrival(arrived, decode_s),
     )
-    services.metrics.observe_encode(answer.metadata["latency_ms"]["encode"] / 1e3)
+    counts.observe_answer(answer.metadata)
     return _respond(answer, answer_type)
 
 
@@ -135,11 +134,12 @@ async def _segment_picture(
     decode_s = time.perf_counter() - begun
     services.metrics.observe_decode(decode_s)
     timed = await services.scheduler.compute(partial(network.segment_frame, rgb))
-    services.metrics.observe_window(network.name, 0, timed.segmentation.activity, timed.wait_s, timed.compute_s)
+    counts = services.metrics.of(network)
+    counts.observe_window(0, timed.segmentation.activity, timed.wait_s, timed.compute_s)
     answer = await offload(
         build_answer, None, timed, network.classes, form, acked=0, arrival=Arrival(arrived, decode_s)
     )
-    services.metrics.observe_encode(answer.metadata["latency_ms"]["encode"] / 1e3)
+    counts.observe_answer(answer.metadata)
     return answer
 
 

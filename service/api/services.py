@@ -111,8 +111,9 @@ class Services:
             Presence(),
         )
         registry.revive_with(services._revive)
-        metrics.watch_sessions(lambda: registry.active, lambda: registry.state_bytes)
-        metrics.watch_connections(lambda: len(services.presence.connections))
+        metrics.watch_sessions(lambda: registry.active, lambda: registry.state_bytes, lambda: registry.checkpoint_age_s)
+        metrics.watch_server(lambda: len(services.presence.connections), lambda: scheduler.waiting)
+        metrics.set_limits(sessions=settings.max_sessions, state_bytes=settings.max_state_bytes, threads=settings.cores)
         return services
 
     @property

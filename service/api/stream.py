@@ -161,6 +161,7 @@ class Conversation:
         if isinstance(hello, ResumeHello):
             self._services.require_open()
             session = await self._services.registry.resume(hello.resume)
+            self._services.metrics.count_resumed()
             mask = MaskEncoding(hello.mask) if hello.mask else session.form.mask
             metrics = session.form.metrics if hello.metrics is None else hello.metrics
             return session, AnswerFormat(mask, metrics), hello.resume, False

@@ -118,6 +118,7 @@ class Keeper:
         self._hurry = asyncio.Event()
         self._attempt = asyncio.Event()
         self._saved_at = time.monotonic()
+        self._behind_since: float | None = None
         self._saved_in = keeping.health.returns
         self._over = False
 
@@ -125,6 +126,11 @@ class Keeper:
     def epoch(self) -> int:
         """The session's epoch in the store."""
         return self._epoch
+
+    @property
+    def behind_s(self) -> float:
+        """Age in seconds of the oldest progress that the store does not have; 0 if it has everything."""
+        return 0.0 if self._behind_since is None or self._over else time.monotonic() - self._behind_since
 
     async def begin(self) -> None:
         """Make the session known to the store; if the store cannot be used, a later checkpoint does that.
@@ -145,7 +151,10 @@ class Keeper:
         """The session has moved on."""
         if not self._keeping.store.durable:
             self.acked = self._last()
-        elif self._task is None and not self._over:
+            return
+        if self._behind_since is None:
+            self._behind_since = time.monotonic()
+        if self._task is None and not self._over:
             self._task = asyncio.create_task(self._catch_up())
 
     def hurry(self) -> None:
@@ -203,6 +212,7 @@ class Keeper:
                         await self._save(sequence)
                 except StateStoreError as error:
                     self._keeping.health.failed(error)
+                    self._keeping.metrics.count_checkpoint_failure()
                     self._end_attempt()
                     await asyncio.sleep(_RETRY_DELAYS_S[min(failures, len(_RETRY_DELAYS_S) - 1)])
                     failures += 1
@@ -217,7 +227,7 @@ class Keeper:
 
     async def _save(self, sequence: int) -> None:
         """Save the session as it is now, after the message of this number."""
-        begun = time.perf_counter()
+        begun, moment = time.perf_counter(), time.monotonic()
         checkpoint = await self._build()
         try:
             if self._epoch:
@@ -234,6 +244,7 @@ class Keeper:
         self._saved_at = time.monotonic()
         self._hurry.clear()
         self.acked = sequence
+        self._behind_since = None if self._last() == sequence else moment
         self.on_acked()
 
     async def _wait_for_turn(self) -> None:

@@ -87,6 +87,11 @@ class SessionRegistry:
         return sum(session.state_bytes for session in self._sessions.values())
 
     @property
+    def checkpoint_age_s(self) -> float:
+        """Age in seconds of the oldest progress of any session that the state store does not have."""
+        return max((session.keeper.behind_s for session in self._sessions.values()), default=0.0)
+
+    @property
     def all(self) -> list[Session]:
         """The sessions that are here."""
         return list(self._sessions.values())
@@ -150,6 +155,7 @@ class SessionRegistry:
         except BaseException:
             self._sessions.pop(id, None)
             raise
+        self._keeping.metrics.count_opened()
 
     async def get(self, id: str) -> Session:
         """The session of that id, which has not ended.

@@ -191,6 +191,7 @@ class Session:
         self._attachment: Attachment | None = None
         self._closed = self._moved = False
         acked = self._last_sequence() if epoch else 0
+        self._counts = place.metrics.of(model)
         self.keeper = Keeper(spec.id, epoch, acked, place.keeping, self._last_sequence, self._checkpoint)
         self.keeper.on_fenced = self._lose
 
@@ -415,6 +416,7 @@ class Session:
             membranes = after.membranes
             at_rest = after.at_rest
             queue = deque(windows)
+            since = arrival.at
             while queue:
                 window = queue.popleft()
                 due = self._due(arrival)
@@ -426,7 +428,9 @@ class Session:
                 kept_bytes += answer.nbytes
                 if kept_bytes <= self._place.replay_bytes:
                     kept.append(answer)
+                self._counts.observe_latency(time.perf_counter() - since)
                 yield answer
+                since = time.perf_counter()
             # No await between here and the end: state, window number and message number change together.
             # An ended session is kept for its answers only, and beyond max_sessions: it must not hold membranes.
             self._progress = replace(after, membranes=membranes, at_rest=at_rest)
@@ -492,7 +496,6 @@ class Session:
         self, window: Window, membranes: State, form: AnswerFormat, arrival: Arrival, due: float | None
     ) -> tuple[Answer, State]:
         """The answer to one window, and the membranes after it."""
-        metrics = self._place.metrics
         idle = window.gap + window.dropped
         if window.restart:
             membranes, idle = await self._place.engine.offload(self.model.initial_state, self.sensor), 0
@@ -502,16 +505,10 @@ class Session:
         )
         missed = due is not None and asked + timed.wait_s > due
         if missed:
-            metrics.count_missed_deadline()
-        metrics.observe_window(
-            self.model.name, len(window.events), timed.segmentation.activity, timed.wait_s, timed.compute_s
-        )
-        metrics.observe_skipped(
-            self.model.name,
-            gap=window.gap,
-            dropped=window.dropped,
-            merged=window.count - 1,
-            late_events=window.late,
+            self._place.metrics.count_missed_deadline()
+        self._counts.observe_window(len(window.events), timed.segmentation.activity, timed.wait_s, timed.compute_s)
+        self._counts.observe_skipped(
+            gap=window.gap, dropped=window.dropped, merged=window.count - 1, late_events=window.late
         )
         encoding = time.perf_counter()
         answer = await self._place.engine.offload(
@@ -524,7 +521,7 @@ class Session:
             arrival=arrival,
             deadline_missed=missed,
         )
-        metrics.observe_encode(answer.metadata["latency_ms"]["encode"] / 1e3)
+        self._counts.observe_answer(answer.metadata)
         if tracing.is_tracing():
             self._trace(window, timed, asked, encoding)
         return answer, timed.segmentation.state

@@ -51,7 +51,7 @@ class RedisProcess:
         """Start it, on the same port as before."""
         assert self._process is None, "it runs already"
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _wait_until(self._answers, self._process, lambda: self._log.read_text() if self._log.exists() else "")
+        wait_until_up(self._answers, self._process, lambda: self._log.read_text() if self._log.exists() else "")
 
     def stop(self) -> None:
         """Have it shut down in order."""
@@ -74,7 +74,7 @@ class RedisProcess:
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             process, self._process = self._process, None
-            _end(process, how)
+            end_process(process, how)
 
     def _answers(self) -> bool:
         with socket.create_connection((HOST, self.port), PATIENCE_S) as connection:
@@ -128,11 +128,11 @@ class HaproxyProcess:
 
     def wait_until_ready(self) -> None:
         """Return once it listens."""
-        _wait_until(self._listens, self._process, self.log)
+        wait_until_up(self._listens, self._process, self.log)
 
     def stop(self) -> None:
         """Stop it; connections through it break."""
-        _end(self._process, signal.SIGTERM)
+        end_process(self._process)
 
     def log(self) -> str:
         """What it has said."""
@@ -179,7 +179,8 @@ def find_program(name: str, *, package: str) -> str:
     return found
 
 
-def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Callable[[], str]) -> None:
+def wait_until_up(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Callable[[], str]) -> None:
+    """Return once a process that has been started answers; ``log`` tells what it said if it does not."""
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         assert process.poll() is None, f"it ended with code {process.returncode}:\n{log()}"
@@ -190,7 +191,8 @@ def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log
     raise AssertionError(f"it did not become ready:\n{log()}")
 
 
-def _end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+def end_process(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> None:
+    """Have a process end, and wait until it has."""
     process.send_signal(how)
     process.send_signal(signal.SIGCONT)  # A frozen process would not notice.
     try:
