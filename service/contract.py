@@ -118,7 +118,7 @@ def _schemas() -> dict[str, Any]:
         schema = model.model_json_schema(ref_template=_REF)
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
-    session = dict.fromkeys(SessionFields.model_fields, True)
+    session: dict[str, Any] = dict.fromkeys(SessionFields.model_fields, True)
     layer = _object(name=_TEXT, neurons=_WHOLE, spikes=_WHOLE, firing_rate=_NUMBER, sops=_NUMBER)
     return schemas | {
         "Id": {"type": "string", "pattern": "^[A-Za-z0-9_-]{8,64}$"},
