@@ -1,31 +1,50 @@
-# The service, on the CPU; docs/scaling.md says how it is run.
+# The service; docs/deploy.md says how it is run.
+#
+#     docker build -t spikeseg .                                # on the CPU
+#     docker build -t spikeseg --build-arg TORCH_BACKEND=cu128 .   # on an NVIDIA GPU
 
 FROM python:3.11-slim-bookworm AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-# The package index has torch with CUDA, gigabytes of it; this one has it without, as version 2.13.0+cpu and the like,
-# which pip prefers.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1
+# What torch computes with: cpu, cu128 and the like, as uv's --torch-backend names them; empty takes whatever pip finds
+# where it is configured to look. uv knows by itself where PyTorch keeps each build.
+ARG TORCH_BACKEND=cpu
 WORKDIR /build
 RUN python -m venv /opt/spikeseg
-ENV PATH=/opt/spikeseg/bin:$PATH
+ENV PATH=/opt/spikeseg/bin:$PATH VIRTUAL_ENV=/opt/spikeseg
 # What the service needs changes less often than the service: a layer of its own, from the versions in pyproject.toml.
 COPY pyproject.toml ./
 RUN python -c 'import tomllib; \
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-print(*project["dependencies"], *project["optional-dependencies"]["serve"], sep="\n")' > requirements.txt \
- && pip install --extra-index-url "$TORCH_INDEX" -r requirements.txt
+extras = project["optional-dependencies"]; \
+print(*project["dependencies"], *extras["serve"], *extras["clients"], sep="\n")' > requirements.txt \
+ && if [ -n "$TORCH_BACKEND" ]; then \
+      python -m venv /opt/uv && /opt/uv/bin/pip install uv==0.13.9 \
+      && /opt/uv/bin/uv pip install --torch-backend="$TORCH_BACKEND" -r requirements.txt; \
+    else pip install -r requirements.txt; fi
 COPY README.md LICENSE ./
 COPY models models
 COPY clients clients
 COPY service service
-RUN pip install --no-deps .
+# What torch brings for those who build upon it, and its own tests, are not for a server. The shared-memory manager in
+# torch/bin is its own.
+RUN pip install --no-deps . \
+ && packages=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+ && rm -rf "$packages/torch/include" "$packages/torch/test" "$packages/torch/share" \
+ && find "$packages/torch/bin" -type f ! -name torch_shm_manager -delete \
+ && find "$packages/torch/lib" -name '*.a' -delete \
+ && pip uninstall --yes pip
+# The file system of the container may be read-only: whatever is compiled at first use is compiled here.
+RUN cd / && python -m compileall -q -j 0 /opt/spikeseg/lib \
+ && python -c 'import service.app, models.zoo'
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /tmp --no-create-home spikeseg
 COPY --from=build /opt/spikeseg /opt/spikeseg
 ENV PATH=/opt/spikeseg/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
     SPIKESEG_HOST=0.0.0.0
+WORKDIR /tmp
 USER 10001
 EXPOSE 8000
 # The sessions are handed over before the end; give it more time than SPIKESEG_DRAIN_SECONDS (docker stop --time 40).
