@@ -130,4 +130,4 @@ def _reason(error: BaseException) -> str:
     """The one line of a dv-processing error that says something; the rest names source files and stack frames."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     useful = lines[1] if len(lines) > 1 and lines[0].startswith("/") else (lines or [type(error).__name__])[0]
-    return useful.split("Error info:")[0].rstrip(" -:") or type(error).__name__
+    return useful.split("Error info:")[0].split(" [")[0].rstrip(" -:") or type(error).__name__

@@ -9,7 +9,7 @@ from typing import Any
 
 from clients.errors import RecordingError
 from clients.extras import require
-from clients.sources.source import Source, to_events
+from clients.sources.source import Source, checked, skipped, to_events
 from models.errors import ModelsError
 from models.events import EventBatch, SensorSize
 
@@ -61,11 +61,13 @@ class DsecSource(Source):
 
     def batches(self, skip_us: int = 0) -> Iterator[EventBatch]:
         """See :meth:`Source.batches`; what is skipped is not read, if the file has its index."""
-        self._skip_us = skip_us
-        return super().batches(skip_us)
+        batches = checked(self._from(skip_us), self.sensor, self.name, ordered=self._ordered)
+        return skipped(batches, skip_us) if skip_us else batches
 
     def _read(self) -> Iterator[EventBatch]:
-        skip_us, self._skip_us = self._skip_us, 0
+        return self._from(0)
+
+    def _from(self, skip_us: int) -> Iterator[EventBatch]:
         with _opened(self._path) as file:
             offset = int(file["t_offset"][()]) if "t_offset" in file else 0
             columns = [file[name] for name in _COLUMNS]
@@ -76,8 +78,6 @@ class DsecSource(Source):
                 yield self._part(columns, slice(0, 1), offset)
             for start in range(first, count, _BATCH):
                 yield self._part(columns, slice(start, min(start + _BATCH, count)), offset)
-
-    _skip_us = 0
 
     def _part(self, columns: list[Any], part: slice, offset: int) -> EventBatch:
         try:

@@ -102,8 +102,15 @@ class WebcamSource(Source):
     ) -> None:
         self._cv2 = require("cv2", "reading a webcam")
         self._config = config
-        self._capture: Any = self._cv2.VideoCapture(number)
-        good, frame = self._capture.read()
+        logging = self._cv2.utils.logging
+        level = logging.getLogLevel()
+        # It is said below, and better, that there is none.
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+        try:
+            self._capture: Any = self._cv2.VideoCapture(number)
+            good, frame = self._capture.read()
+        finally:
+            logging.setLogLevel(level)
         if not good:
             self.close()
             raise CameraError(f"there is no webcam with the number {number}, or this user may not open it")
