@@ -27,7 +27,7 @@ def require(module: str, purpose: str, *, extra: str = "clients-all") -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        name = module.partition(".")[0]
+        name = (error.name or module).partition(".")[0]
         raise MissingExtraError(
             f"{purpose} needs {name}, which is not installed: pip install 'spikeseg[{extra}]'"
         ) from error

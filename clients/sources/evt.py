@@ -4,8 +4,10 @@ Words are little-endian. The layouts are those of Prophesee's documentation ("EV
 format"). Decoders take bytes in pieces cut anywhere: what a word means depends on those before it, so they keep that.
 
 Times of these encodings step back now and then: a camera sends the lower part of a time a little late, or repeats the
-upper part alone. The upper part, ``TIME_HIGH``, decides which round of the clock it is; a time that is earlier than the
-one before it is given as that one, so that times never fall. A step back of more than ``LARGEST_STEP_US`` is a fault.
+upper part alone. The upper part, ``TIME_HIGH``, decides which round of the clock it is. Only where a ``TIME_LOW`` of EVT3
+falls by more than half of its range has a round passed whose ``TIME_HIGH`` is still to come, or was never written, as by
+expelliarmus. A time that is earlier than the one before it is given as that one, so that times never fall. A step back of
+more than ``LARGEST_STEP_US`` is a fault.
 """
 
 from __future__ import annotations
@@ -117,6 +119,8 @@ class Evt3Decoder(Decoder):
     def __init__(self) -> None:
         super().__init__()
         self._high = -1
+        self._low = 0
+        self._rounds = 0
         self._time = -1
         self._row = -1
         self._base = -1
@@ -128,9 +132,8 @@ class Evt3Decoder(Decoder):
         is_high, is_low = kind == _TIME_HIGH, kind == _TIME_LOW
         high, self._high = _carried(unwrap(value[is_high], self._high, 1 << 12), self._high)
         upper = high[np.cumsum(is_high)]
-        # After TIME_HIGH the lower part is 0 until the next TIME_LOW says otherwise.
         is_time = is_high | is_low
-        told = np.where(upper[is_time] >= 0, (upper[is_time] << 12) | np.where(is_low, value, 0)[is_time], -1)
+        told = np.where(upper[is_time] >= 0, (upper[is_time] << 12) + self._lower(is_low[is_time], value[is_time]), -1)
         times, self._time = _carried(told, self._time)
         time = times[np.cumsum(is_time)]
 
@@ -161,6 +164,18 @@ class Evt3Decoder(Decoder):
         order = np.argsort(at, kind="stable")
         at = at[order]
         return _batch(time[at], x[order], row[at], p[order])
+
+
+    def _lower(self, is_low: NDArray[np.bool_], value: _Words) -> _Words:
+        """What is added to the latest ``TIME_HIGH``: the lower part, 0 until it is told, and rounds that passed since."""
+        low = np.where(is_low, value, 0)
+        before = np.concatenate([[self._low], low[:-1]])
+        passed = np.cumsum(is_low & (before - low > 0x800))
+        since = np.concatenate([[-self._rounds], passed[~is_low]])[np.cumsum(~is_low)]
+        rounds = passed - since
+        if len(low):
+            self._low, self._rounds = int(low[-1]), int(rounds[-1])
+        return low + (rounds << 12)
 
 
 class DatDecoder(Decoder):

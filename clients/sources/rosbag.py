@@ -11,7 +11,7 @@ import numpy as np
 
 from clients.errors import RecordingError
 from clients.extras import require
-from clients.sources.evt import Decoder, Evt2Decoder, Evt3Decoder
+from clients.sources.evt import Decoder, Evt2Decoder, Evt3Decoder, unwrap
 from clients.sources.source import Source, to_events
 from models.events import EventBatch, SensorSize
 
@@ -33,8 +33,9 @@ DEFINITIONS = {
 class RosbagSource(Source):
     """The events of one topic of a bag.
 
-    ``EventPacket`` is read in the encodings ``evt2``, ``evt3`` and ``mono``. Messages are taken in the order in which
-    the bag has them; times are the camera's (``evt2``, ``evt3``) or the messages' own (``mono``, ``EventArray``).
+    ``EventPacket`` is read in the encodings ``evt2``, ``evt3``, ``mono`` and ``libcaer``, as ``event_camera_codecs`` has
+    them. Messages are taken in the order in which the bag has them; times are the camera's (``evt2``, ``evt3``) or those
+    of the messages (the others).
 
     Parameters
     ----------
@@ -89,10 +90,10 @@ class RosbagSource(Source):
             encoding = str(message.encoding)
             if message.is_bigendian:
                 raise RecordingError("its packets are big-endian")
-            if encoding == "mono":
-                return self._mono(message)
+            if encoding in ("mono", "libcaer"):
+                return self._mono(message) if encoding == "mono" else self._libcaer(message)
             if encoding not in _ENCODINGS:
-                raise RecordingError(f"its packets are encoded as {encoding!r}; mono, evt2 and evt3 can be read")
+                raise RecordingError(f"its packets are encoded as {encoding!r}; mono, libcaer, evt2 and evt3 can be read")
             if encoding not in decoders:
                 decoders[encoding] = _ENCODINGS[encoding]()
             return decoders[encoding].decode(message.events.tobytes())
@@ -105,6 +106,12 @@ class RosbagSource(Source):
         t = (int(message.time_base) + (words & 0xFFFFFFFF).astype(np.int64)) // 1000
         x, y, p = words >> 32 & 0xFFFF, words >> 48 & 0x7FFF, words >> 63
         return to_events(t, x.astype(np.int64), y.astype(np.int64), p.astype(np.int64), self.name)
+
+    def _libcaer(self, message: Any) -> EventBatch:
+        """Words of 32 bits: polarity (bit 1), y (15), x (15); then microseconds (31) after ``time_base``."""
+        words = np.frombuffer(message.events.tobytes(), "<u4").reshape(-1, 2).astype(np.int64)
+        data, t = words[:, 0], unwrap(words[:, 1], -1, 1 << 31) + int(message.time_base) // 1000
+        return to_events(t, data >> 17, data >> 2 & 0x7FFF, data >> 1 & 1, self.name)
 
     def _array(self, message: Any) -> EventBatch:
         rows = [(e.ts.sec * 1_000_000 + e.ts.nanosec // 1000, e.x, e.y, e.polarity) for e in message.events]
