@@ -112,9 +112,7 @@ class Calls:
         answer = yield from self._call(Call("GET", "/v1/models"))
         return read_models(_json(answer.content))
 
-    def segment(
-        self, events: EventBatch, sensor: SensorSize, model: str | None, window_us: int | None
-    ) -> Flow[Result]:
+    def segment(self, events: EventBatch, sensor: SensorSize, model: str | None, window_us: int | None) -> Flow[Result]:
         """``POST /v1/segment``, which keeps nothing and so may be made again."""
         try:
             body = b"".join(encode_packets(events, sensor, packet_us=_PACKET_US))

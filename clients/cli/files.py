@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from clients.cli.options import SOURCE_HELP, opened, source_options
+from clients.cli.options import POSITIVE, SOURCE_HELP, opened, source_options
 from clients.errors import OutputError
 from clients.sources import Source, play
 from clients.writers import FORMATS, open_writer
@@ -65,7 +65,7 @@ def convert(
 @click.command(epilog=f"{SOURCE_HELP} {_CAN_WRITE}")
 @click.argument("source")
 @click.argument("file", type=PathType)
-@click.option("--duration", "seconds", type=click.FloatRange(min=0, min_open=True), help="End after so many seconds.")
+@click.option("--duration", "seconds", type=POSITIVE, help="End after so many seconds.")
 def record(source: str, file: Path, seconds: float | None) -> None:
     """Record a camera, network stream or webcam to FILE until Ctrl-C."""
     with opened(source, None, None) as events:
@@ -114,9 +114,7 @@ def info(
         print(f"rate           {summary.events / summary.seconds:.4g} events per second")
 
 
-def _copy(
-    source: Source, file: Path, skip_us: int | None, duration_us: int | None, *, endless: bool = False
-) -> None:
+def _copy(source: Source, file: Path, skip_us: int | None, duration_us: int | None, *, endless: bool = False) -> None:
     if source.name == str(file):
         raise OutputError(f"{file} would be written over itself")
     summary = Summary()

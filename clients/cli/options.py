@@ -50,6 +50,22 @@ class TimeType(click.ParamType[int]):
         return round(number * self._unit_us)
 
 
+class PositiveType(click.ParamType[float]):
+    """A number above 0."""
+
+    name = "NUMBER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See click."""
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number", param, ctx)
+        if not 0 < number < math.inf:
+            self.fail(f"{value} is not above 0", param, ctx)
+        return number
+
+
 class LoopType(click.ParamType[int]):
     """A number of rounds, or ``forever``, which is 0."""
 
@@ -64,6 +80,7 @@ class LoopType(click.ParamType[int]):
         return int(value)
 
 
+POSITIVE = PositiveType()
 SENSOR = SensorType()
 MILLISECONDS = TimeType("MS", 1_000)
 SECONDS = TimeType("S", 1_000_000)
@@ -113,7 +130,7 @@ def service_options(command: Command) -> Command:
         click.option("--insecure", is_flag=True, help="Do not check the service's certificate."),
         click.option(
             "--timeout",
-            type=click.FloatRange(min=0, min_open=True, max=86_400),
+            type=POSITIVE,
             default=60.0,
             show_default=True,
             help="Longest wait for an answer, in seconds.",
@@ -127,7 +144,9 @@ def source_options(command: Command) -> Command:
         command,
         click.option("--sensor", type=SENSOR, help="Size of the sensor, for files that do not say (RAW, DAT, NPZ)."),
         click.option("--topic", help="Topic of a rosbag; the first one with events if not given."),
-        click.option("--skip", "skip_us", type=SECONDS, default=None, help="Begin so many seconds after the first event."),
+        click.option(
+            "--skip", "skip_us", type=SECONDS, default=None, help="Begin so many seconds after the first event."
+        ),
         click.option("--duration", "duration_us", type=SECONDS, help="End after so many seconds of the sensor's time."),
     )
 

@@ -16,7 +16,16 @@ import click
 import numpy as np
 
 from clients.async_client import AsyncClient
-from clients.cli.options import SENSOR, SOURCE_HELP, Service, network_options, opened, service_options, source_options
+from clients.cli.options import (
+    POSITIVE,
+    SENSOR,
+    SOURCE_HELP,
+    Service,
+    network_options,
+    opened,
+    service_options,
+    source_options,
+)
 from clients.errors import MissingExtraError, OutputError, SourceError
 from clients.outputs import Report
 from clients.results import Result
@@ -39,7 +48,9 @@ _BARS_RATE_HZ = 1_000_000
     show_default=True,
     help="0 takes a free one.",
 )
-@click.option("--cores", envvar="SPIKESEG_CORES", type=click.IntRange(1), help="Processor cores to use; all if not given.")
+@click.option(
+    "--cores", envvar="SPIKESEG_CORES", type=click.IntRange(1), help="Processor cores to use; all if not given."
+)
 def serve(host: str, port: int, cores: int | None) -> None:
     """Run the service on this machine; print its address once it listens.
 
@@ -125,7 +136,7 @@ def segment(
 @click.command()
 @click.argument("url", envvar="SPIKESEG_URL")
 @click.option("--streams", type=click.IntRange(1, 1000), default=1, show_default=True, help="So many at once.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True, help="How long.")
+@click.option("--seconds", type=POSITIVE, default=10.0, show_default=True, help="How long.")
 @click.option("--source", help="A recording to play over and over; moving bars if not given.")
 @click.option("--sensor", type=SENSOR, default="346x260", show_default=True, help="Size of the sensor of moving bars.")
 @network_options
@@ -177,17 +188,14 @@ async def _all_streams(
     model: str | None,
     window_us: int | None,
 ) -> list[Result]:
-    async with AsyncClient(
-        service.url, timeout=service.timeout, token=service.token, verify=service.verify
-    ) as client:
+    async with AsyncClient(service.url, timeout=service.timeout, token=service.token, verify=service.verify) as client:
 
         async def one() -> list[Result]:
             source = _for_so_long(events, seconds)
             return [result async for result in client.stream(source, sensor, model=model, window_us=window_us)]
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one()) for _ in range(streams)]
-    return [result for task in tasks for result in task.result()]
+        parts = await asyncio.gather(*(one() for _ in range(streams)))
+    return [result for part in parts for result in part]
 
 
 def _for_so_long(events: EventBatch, seconds: float) -> Iterator[EventBatch]:
@@ -231,9 +239,7 @@ def moving_bars(sensor: SensorSize, *, duration_us: int = 1_000_000) -> EventBat
     bars = np.arange(0, sensor.width, distance)
     per_step = 2 * len(bars) * sensor.height
     steps = max(1, duration_us * _BARS_RATE_HZ // 1_000_000 // per_step)
-    step, bar, edge, y = np.meshgrid(
-        np.arange(steps), bars, np.array([12, 0]), np.arange(sensor.height), indexing="ij"
-    )
+    step, bar, edge, y = np.meshgrid(np.arange(steps), bars, np.array([12, 0]), np.arange(sensor.height), indexing="ij")
     t = step * duration_us // steps
     return EventBatch(
         t.ravel().astype(np.int64),

@@ -12,7 +12,16 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from clients.cli.options import SOURCE_HELP, LoopType, Service, network_options, opened, service_options, source_options
+from clients.cli.options import (
+    POSITIVE,
+    SOURCE_HELP,
+    LoopType,
+    Service,
+    network_options,
+    opened,
+    service_options,
+    source_options,
+)
 from clients.health import StateChange, StreamState
 from clients.options import StreamOptions
 from clients.outputs import MaskFolder, McapRecording, Output, OverlayVideo, Report, WindowEvents
@@ -33,7 +42,7 @@ PathType: Any = click.Path(path_type=Path)
 @network_options
 @click.option(
     "--speed",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     metavar="N",
     help="Play a recording N times as fast as it was recorded; as fast as the service answers if not given.",
 )
@@ -46,9 +55,7 @@ PathType: Any = click.Path(path_type=Path)
     show_default=True,
     help="What becomes of windows that come faster than they are computed.",
 )
-@click.option(
-    "--reorder-us", type=click.IntRange(0), default=0, help="Events may come late by so many microseconds."
-)
+@click.option("--reorder-us", type=click.IntRange(0), default=0, help="Events may come late by so many microseconds.")
 @click.option("--quiet", is_flag=True, help="No progress, only the report.")
 @service_options
 def stream(

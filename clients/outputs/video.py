@@ -11,7 +11,7 @@ import numpy as np
 
 from clients.errors import OutputError
 from clients.extras import require
-from clients.outputs.output import Output
+from clients.outputs.output import Output, unwritable
 from clients.overlay import overlay
 from clients.results import Result
 from models.classes import SegmentationClass
@@ -49,9 +49,11 @@ class OverlayVideo(Output):
         if path.suffix != ".mp4":
             raise OutputError(f"{path}: the name of a video should end in .mp4")
         try:
-            self._container: Any = self._av.open(str(path), "w", options={"movflags": "+faststart"})
-        except self._av.FFmpegError as error:
-            raise OutputError(f"{path}: {error.strerror}") from error
+            # The library would notice only at the first picture that the path cannot be written.
+            path.open("wb").close()
+        except OSError as error:
+            raise unwritable(path, error) from error
+        self._container: Any = self._av.open(str(path), "w", options={"movflags": "+faststart"})
 
     def write(self, result: Result, events: EventBatch) -> None:
         """See :meth:`Output.write`."""

@@ -45,9 +45,7 @@ class DvSource(Source):
                 records = store.numpy()
                 silent_since = time.monotonic()
                 try:
-                    yield to_events(
-                        records["timestamp"], records["x"], records["y"], records["polarity"], self.name
-                    )
+                    yield to_events(records["timestamp"], records["x"], records["y"], records["polarity"], self.name)
                 except RecordingError as error:
                     raise CameraError(str(error)) from error
                 continue
@@ -84,7 +82,9 @@ class CameraSource(DvSource):
         dv = require("dv_processing", "reading a camera", extra="clients")
         found = [str(device.serialNumber) for device in dv.io.camera.discover()]
         if not found:
-            raise CameraError("no iniVation camera was found: is it plugged in, and may this user open it (udev rules)?")
+            raise CameraError(
+                "no iniVation camera was found: is it plugged in, and may this user open it (udev rules)?"
+            )
         if serial and serial not in found:
             raise CameraError(f"no camera has the serial number {serial}; found: {', '.join(found)}")
         try:

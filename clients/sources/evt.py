@@ -165,7 +165,6 @@ class Evt3Decoder(Decoder):
         at = at[order]
         return _batch(time[at], x[order], row[at], p[order])
 
-
     def _lower(self, is_low: NDArray[np.bool_], value: _Words) -> _Words:
         """What is added to the latest ``TIME_HIGH``: the lower part, 0 until it is told, and rounds that passed since."""
         low = np.where(is_low, value, 0)

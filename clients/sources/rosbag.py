@@ -93,7 +93,9 @@ class RosbagSource(Source):
             if encoding in ("mono", "libcaer"):
                 return self._mono(message) if encoding == "mono" else self._libcaer(message)
             if encoding not in _ENCODINGS:
-                raise RecordingError(f"its packets are encoded as {encoding!r}; mono, libcaer, evt2 and evt3 can be read")
+                raise RecordingError(
+                    f"its packets are encoded as {encoding!r}; mono, libcaer, evt2 and evt3 can be read"
+                )
             if encoding not in decoders:
                 decoders[encoding] = _ENCODINGS[encoding]()
             return decoders[encoding].decode(message.events.tobytes())

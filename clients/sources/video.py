@@ -45,7 +45,11 @@ class VideoSource(Source):
     format = "video, through the emulator"
 
     def __init__(
-        self, path: Path, *, longest_side: int = LONGEST_SIDE, config: EmulatorConfig = EmulatorConfig()  # noqa: B008
+        self,
+        path: Path,
+        *,
+        longest_side: int = LONGEST_SIDE,
+        config: EmulatorConfig = EmulatorConfig(),  # noqa: B008
     ) -> None:
         self._path = path
         self._config = config
@@ -98,7 +102,11 @@ class WebcamSource(Source):
     live = True
 
     def __init__(
-        self, number: int = 0, *, longest_side: int = LONGEST_SIDE, config: EmulatorConfig = EmulatorConfig()  # noqa: B008
+        self,
+        number: int = 0,
+        *,
+        longest_side: int = LONGEST_SIDE,
+        config: EmulatorConfig = EmulatorConfig(),  # noqa: B008
     ) -> None:
         self._cv2 = require("cv2", "reading a webcam")
         self._config = config

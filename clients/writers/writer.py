@@ -140,7 +140,9 @@ class _Prophesee(EventWriter):
         self._state: int | None = None
         self._file = path.open("wb")
         if encoding == "DAT":
-            header = f"% Data file containing CD events.\n% Version 2\n% Width {sensor.width}\n% Height {sensor.height}\n"
+            header = (
+                f"% Data file containing CD events.\n% Version 2\n% Width {sensor.width}\n% Height {sensor.height}\n"
+            )
             self._file.write(header.encode() + bytes([0x0C, 8]))
         else:
             version = "2.0" if encoding == "EVT2" else "3.0"

@@ -100,7 +100,9 @@ def wizard_dtype() -> dict[str, list[object]]:
 def test_expelliarmus_reads_what_is_written(kind: str, version: str, tmp_path: Path) -> None:
     events = some_events(2, 20_000)
     path = tmp_path / f"events.{'dat' if kind == 'dat' else 'raw'}"
-    head = b"% Data file containing CD events.\n% Version 2\n\x0c\x08" if kind == "dat" else f"% evt {version}\n".encode()
+    head = (
+        b"% Data file containing CD events.\n% Version 2\n\x0c\x08" if kind == "dat" else f"% evt {version}\n".encode()
+    )
     path.write_bytes(head + ENCODERS[kind](events))
     records = Wizard(kind).read(path)
     # Of EVT3 it counts a round of TIME_LOW twice where TIME_HIGH tells of it too, as the specification wants.

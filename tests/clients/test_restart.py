@@ -53,9 +53,7 @@ def paced(restarted: threading.Event) -> Iterator[EventBatch]:
         yield batch
 
 
-def streamed(
-    kind: str, url: str, restarted: threading.Event, found: list[Result], changes: list[StateChange]
-) -> int:
+def streamed(kind: str, url: str, restarted: threading.Event, found: list[Result], changes: list[StateChange]) -> int:
     """Stream the events; how often the session was taken up again."""
     if kind == "sync":
         with Client(url, timeout=PATIENCE_S) as client:
@@ -79,9 +77,7 @@ def test_a_stream_survives_a_restart(replica: Replica, undisturbed: list[Result]
     changes: list[StateChange] = []
     reconnects: list[int] = []
     restarted = threading.Event()
-    thread = threading.Thread(
-        target=lambda: reconnects.append(streamed(kind, replica.url, restarted, found, changes))
-    )
+    thread = threading.Thread(target=lambda: reconnects.append(streamed(kind, replica.url, restarted, found, changes)))
     thread.start()
     end = time.monotonic() + PATIENCE_S
     while len(found) < WINDOWS // 4 and time.monotonic() < end:

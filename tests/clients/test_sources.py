@@ -63,7 +63,12 @@ def everything(path: Path | str, **settings: Any) -> tuple[SensorSize, str, Even
 def write_expelliarmus(path: Path, events: EventBatch, kind: str) -> Path:
     records = np.empty(
         len(events),
-        {"names": ["t", "x", "y", "p"], "formats": ["<i8", "<i2", "<i2", "u1"], "offsets": [0, 8, 10, 12], "itemsize": 16},
+        {
+            "names": ["t", "x", "y", "p"],
+            "formats": ["<i8", "<i2", "<i2", "u1"],
+            "offsets": [0, 8, 10, 12],
+            "itemsize": 16,
+        },
     )
     for name in ("t", "x", "y", "p"):
         records[name] = getattr(events, name)
@@ -154,7 +159,9 @@ def write_bag(
         for k, first in enumerate(range(0, len(events), 700)):
             part = events[first : first + 700]
             data, base = payload_of(part, encoding)
-            writer.write(connection, 10 * k, serialize(message_of(store, kind, part, version, data, encoding, base), kind))
+            writer.write(
+                connection, 10 * k, serialize(message_of(store, kind, part, version, data, encoding, base), kind)
+            )
             writer.write(other, 10 * k + 1, word)
     return path
 
@@ -568,7 +575,19 @@ def test_what_is_accepted_is_said_in_full(tmp_path: Path) -> None:
     with pytest.raises(RecordingError) as caught:
         open_source(tmp_path / "notes")
     assert ACCEPTED in caught.value.message
-    for word in ("AEDAT4", "EVT2", "EVT3", "DAT", "NPZ", "DSEC", "DDD17", "rosbags", "camera://", "tcp://", "webcam://"):
+    for word in (
+        "AEDAT4",
+        "EVT2",
+        "EVT3",
+        "DAT",
+        "NPZ",
+        "DSEC",
+        "DDD17",
+        "rosbags",
+        "camera://",
+        "tcp://",
+        "webcam://",
+    ):
         assert word in ACCEPTED
 
 
@@ -577,9 +596,11 @@ def test_a_library_that_is_missing_is_named_with_its_extra(
     bars: EventBatch, tmp_path: Path, library: str, suffix: str
 ) -> None:
     path = tmp_path / f"bars.{suffix}"
-    {"h5": lambda: write_dsec(path, bars), "mp4": lambda: write_video(path), "bag": lambda: write_bag(path, bars, version=1)}[
-        suffix
-    ]()
+    {
+        "h5": lambda: write_dsec(path, bars),
+        "mp4": lambda: write_video(path),
+        "bag": lambda: write_bag(path, bars, version=1),
+    }[suffix]()
     # A process in which the library cannot be imported.
     code = f"""
 import sys
@@ -591,6 +612,8 @@ try:
 except MissingExtraError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert f"needs {library}, which is not installed: pip install 'spikeseg[clients-all]'" in done.stdout, done.stderr
     assert issubclass(MissingExtraError, Exception)

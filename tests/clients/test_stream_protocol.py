@@ -135,9 +135,7 @@ def test_a_large_batch_goes_out_in_parts_that_never_exceed_what_may_be_in_flight
     assert times == events.t.tolist()
 
 
-@given(
-    acked=st.integers(0, 4), answered=st.integers(0, 4), asks_for=st.integers(1, 5), more=st.integers(0, 3)
-)
+@given(acked=st.integers(0, 4), answered=st.integers(0, 4), asks_for=st.integers(1, 5), more=st.integers(0, 3))
 def test_after_a_break_exactly_what_was_not_acknowledged_is_sent_again(
     acked: int, answered: int, asks_for: int, more: int
 ) -> None:
@@ -214,7 +212,12 @@ def test_which_errors_are_waited_out() -> None:
 
     protocol = stream(retries=Retries(attempts=6))
     assert protocol.lost(DrainingError("x", retry_after_s=60.0)) <= 0.1
-    for passing in (ConnectError("x"), NoAnswerError("x"), ServerFailureError("x"), CapacityError("x", retry_after_s=9)):
+    for passing in (
+        ConnectError("x"),
+        NoAnswerError("x"),
+        ServerFailureError("x"),
+        CapacityError("x", retry_after_s=9),
+    ):
         protocol.lost(passing)
     with pytest.raises(UnknownModelError):
         protocol.lost(UnknownModelError("x"))
@@ -258,7 +261,15 @@ def test_what_cannot_be_sent_ends_the_stream_once_all_before_it_is_answered() ->
 
 @pytest.mark.parametrize(
     "data",
-    ["no json", "[]", '{"type": "news"}', b"", b"\0" * 16, encode_message(MessageType.EVENTS, 1), encode_ack(1, 1, 1)[:-1]],
+    [
+        "no json",
+        "[]",
+        '{"type": "news"}',
+        b"",
+        b"\0" * 16,
+        encode_message(MessageType.EVENTS, 1),
+        encode_ack(1, 1, 1)[:-1],
+    ],
 )
 def test_what_is_not_the_protocol_is_an_error(data: str | bytes) -> None:
     with pytest.raises(ProtocolError):
