@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 
@@ -353,7 +353,7 @@ class AsyncResultStream(AsyncIterator[Result]):
             await asyncio.gather(taking, return_exceptions=True)
 
 
-def _taker(items: Iterable[Item] | AsyncIterable[Item]) -> Callable[[], Awaitable[Item | None]]:
+def _taker(items: Iterable[Item] | AsyncIterable[Item]) -> Callable[[], Coroutine[Any, Any, Item | None]]:
     """A way to the next item, or None at the end."""
     if isinstance(items, AsyncIterable):
         later = aiter(items)

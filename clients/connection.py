@@ -77,11 +77,12 @@ class Connection:
             If the connection is gone.
         """
         try:
-            return self._socket.recv(timeout)
+            data: str | bytes = self._socket.recv(timeout)
         except TimeoutError:
             return None
         except ConnectionClosed as closed:
             raise _why(closed) from closed
+        return data
 
     def close(self) -> None:
         """Close the connection in good order."""

@@ -25,9 +25,9 @@ class ResultStream(Iterator[Result]):
     session ends. A stream that is left before its end must be closed, so that the service need not keep its session.
 
     If the connection breaks or the server goes, the session is taken up again, there or by another server, and what
-    was not acknowledged is sent again; after so many attempts in a row that lead to nothing new, ``ConnectionLostError``
-    is raised. If the service refuses a batch, the results of what came before it are given first; then the error is
-    raised, and the session is over.
+    was not acknowledged is sent again; after so many attempts in a row that lead to nothing new,
+    ``ConnectionLostError`` is raised. If the service refuses a batch, the results of what came before it are given
+    first; then the error is raised, and the session is over.
 
     Attributes
     ----------

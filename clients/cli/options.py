@@ -6,7 +6,8 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any
 
 import click
 
@@ -14,7 +15,7 @@ from clients.client import Client
 from clients.sources import ACCEPTED, Source, open_source
 from models.events import SensorSize
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Command = Callable[..., Any]
 
 
 class SensorType(click.ParamType[SensorSize]):
@@ -109,12 +110,11 @@ class Service:
 def service_options(command: Command) -> Command:
     """Options that say where the service is; the command gets ``service``."""
 
+    @wraps(command)
     def bundled(**given: Any) -> Any:
         names = ("url", "token", "ca", "insecure", "timeout")
         return command(service=Service(**{name: given.pop(name) for name in names}), **given)
 
-    bundled.__name__, bundled.__doc__ = command.__name__, command.__doc__
-    bundled.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
     return _with(
         bundled,
         click.option(
@@ -135,7 +135,7 @@ def service_options(command: Command) -> Command:
             show_default=True,
             help="Longest wait for an answer, in seconds.",
         ),
-    )  # type: ignore[return-value]
+    )
 
 
 def source_options(command: Command) -> Command:
@@ -173,7 +173,7 @@ def opened(address: str, sensor: SensorSize | None, topic: str | None, *, ordere
 SOURCE_HELP = f"SOURCE is one of: {ACCEPTED}."
 
 
-def _with(command: Any, *options: Callable[[Any], Any]) -> Any:
+def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
     for option in reversed(options):
         command = option(command)
     return command

@@ -1,7 +1,7 @@
 """Follow a camera with an eye on the connection: ``python -m clients.examples.live_camera [ADDRESS [URL]]``.
 
-ADDRESS is ``camera://``, ``tcp://HOST:PORT``, ``webcam://0`` or a recording, which is played at its own pace. Windows that
-come faster than they are computed are left out, so that what is shown is never old.
+ADDRESS is ``camera://``, ``tcp://HOST:PORT``, ``webcam://0`` or a recording, which is played at its own pace. Windows
+that come faster than they are computed are left out, so that what is shown is never old.
 """
 
 from __future__ import annotations

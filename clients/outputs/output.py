@@ -43,7 +43,7 @@ class Output(ABC):
             If it cannot be written.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 most outputs hold nothing open
         """Complete what is written; harmless when that has been done."""
 
 

@@ -1,13 +1,14 @@
 """Prophesee's event encodings EVT2, EVT3 and DAT: bytes to events and back.
 
-Words are little-endian. The layouts are those of Prophesee's documentation ("EVT 2.0 format", "EVT 3.0 format", "DAT file
-format"). Decoders take bytes in pieces cut anywhere: what a word means depends on those before it, so they keep that.
+Words are little-endian. The layouts are those of Prophesee's documentation ("EVT 2.0 format", "EVT 3.0 format", "DAT
+file format"). Decoders take bytes in pieces cut anywhere: what a word means depends on those before it, so they keep
+that.
 
 Times of these encodings step back now and then: a camera sends the lower part of a time a little late, or repeats the
-upper part alone. The upper part, ``TIME_HIGH``, decides which round of the clock it is. Only where a ``TIME_LOW`` of EVT3
-falls by more than half of its range has a round passed whose ``TIME_HIGH`` is still to come, or was never written, as by
-expelliarmus. A time that is earlier than the one before it is given as that one, so that times never fall. A step back of
-more than ``LARGEST_STEP_US`` is a fault.
+upper part alone. The upper part, ``TIME_HIGH``, decides which round of the clock it is. Only where a ``TIME_LOW`` of
+EVT3 falls by more than half of its range has a round passed whose ``TIME_HIGH`` is still to come, or was never written,
+as by expelliarmus. A time that is earlier than the one before it is given as that one, so that times never fall. A step
+back of more than ``LARGEST_STEP_US`` is a fault.
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ class Evt3Decoder(Decoder):
         return _batch(time[at], x[order], row[at], p[order])
 
     def _lower(self, is_low: NDArray[np.bool_], value: _Words) -> _Words:
-        """What is added to the latest ``TIME_HIGH``: the lower part, 0 until it is told, and rounds that passed since."""
+        """What is added to the latest ``TIME_HIGH``: the lower part, 0 until it is told, and rounds passed since."""
         low = np.where(is_low, value, 0)
         before = np.concatenate([[self._low], low[:-1]])
         passed = np.cumsum(is_low & (before - low > 0x800))
@@ -174,7 +175,7 @@ class Evt3Decoder(Decoder):
         rounds = passed - since
         if len(low):
             self._low, self._rounds = int(low[-1]), int(rounds[-1])
-        return low + (rounds << 12)
+        return np.asarray(low + (rounds << 12))
 
 
 class DatDecoder(Decoder):

@@ -36,8 +36,8 @@ def open_hdf5(path: Path, *, sensor: SensorSize | None = None, ordered: bool = T
             return Ddd17Source(path, ordered=ordered)
         found = ", ".join(list(file)[:8]) or "nothing"
     raise RecordingError(
-        f"{path} holds no events that can be read, but {found}; DSEC's layout (events/t, x, y, p) and DDD17's (dvs/data) "
-        "are known"
+        f"{path} holds no events that can be read, but {found}; DSEC's layout (events/t, x, y, p) and DDD17's "
+        "(dvs/data) are known"
     )
 
 
@@ -88,7 +88,7 @@ class DsecSource(Source):
 
 
 class Ddd17Source(Source):
-    """The polarity events of a DDD17 recording (Binas et al., 2017), turned upright as in :mod:`models.datasets.ddd17`."""
+    """The polarity events of a DDD17 recording (Binas et al., 2017), upright as in :mod:`models.datasets.ddd17`."""
 
     format = "HDF5 (DDD17)"
 

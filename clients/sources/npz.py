@@ -1,4 +1,4 @@
-"""NumPy archives of events: integer arrays ``t`` (µs), ``x``, ``y`` and ``p``, and the scalars ``width`` and ``height``."""
+"""NumPy archives of events: integer arrays ``t`` (µs), ``x``, ``y``, ``p``, and scalars ``width`` and ``height``."""
 
 from __future__ import annotations
 

@@ -33,9 +33,9 @@ DEFINITIONS = {
 class RosbagSource(Source):
     """The events of one topic of a bag.
 
-    ``EventPacket`` is read in the encodings ``evt2``, ``evt3``, ``mono`` and ``libcaer``, as ``event_camera_codecs`` has
-    them. Messages are taken in the order in which the bag has them; times are the camera's (``evt2``, ``evt3``) or those
-    of the messages (the others).
+    ``EventPacket`` is read in the encodings ``evt2``, ``evt3``, ``mono`` and ``libcaer``, as ``event_camera_codecs``
+    has them. Messages are taken in the order in which the bag has them; times are the camera's (``evt2``, ``evt3``) or
+    those of the messages (the others).
 
     Parameters
     ----------

@@ -68,7 +68,7 @@ class Source(ABC):
         batches = checked(self._read(), self.sensor, self.name, ordered=self._ordered)
         return skipped(batches, skip_us) if skip_us else batches
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 most sources hold nothing open
         """Let go of whatever is held; harmless when that has been done."""
 
     @abstractmethod

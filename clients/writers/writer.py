@@ -119,10 +119,17 @@ class _Npz(EventWriter):
             return
         self._closed = True
         events = EventBatch.concatenate(self._parts)
-        size = {"width": self._sensor.width, "height": self._sensor.height}
         try:
             with self._path.open("wb") as file:
-                np.savez_compressed(file, t=events.t, x=events.x, y=events.y, p=events.p, **size)
+                np.savez_compressed(
+                    file,
+                    t=events.t,
+                    x=events.x,
+                    y=events.y,
+                    p=events.p,
+                    width=np.int64(self._sensor.width),
+                    height=np.int64(self._sensor.height),
+                )
         except OSError as error:
             raise OutputError(f"{self._path}: {error.strerror or error}") from error
 

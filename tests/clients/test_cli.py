@@ -284,7 +284,7 @@ def test_the_bars_of_the_measurement_are_a_million_events_a_second() -> None:
     assert bars.y.max() < size.height
 
 
-def test_the_service_is_served(tmp_path: Path) -> None:
+def test_the_service_is_served() -> None:
     command = process("serve", "--port", "0", "--cores", "1")
     assert command.stdout is not None
     assert command.stderr is not None
@@ -380,7 +380,7 @@ def test_help_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Commands:" in capsys.readouterr().out
 
 
-def test_a_library_that_is_missing_is_named(recording: Path, tmp_path: Path) -> None:
+def test_a_library_that_is_missing_is_named(tmp_path: Path) -> None:
     code = f"""
 import sys
 sys.modules["av"] = None
@@ -395,7 +395,7 @@ sys.exit(main(["info", {str(tmp_path / "film.mp4")!r}]))
     assert done.stderr == "error: reading video needs av, which is not installed: pip install 'spikeseg[clients-all]'\n"
 
 
-def test_the_address_and_the_token_come_from_the_environment(server: str, recording: Path) -> None:
+def test_the_address_and_the_token_come_from_the_environment(server: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "clients.cli", "models"],
         cwd=REPOSITORY,

@@ -73,7 +73,7 @@ def test_the_commands_of_the_cli_page_run(environment: dict[str, str], tmp_path:
 def test_the_example_of_a_recording(server: str, environment: dict[str, str], short_demo: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "clients.examples.stream_recording", str(short_demo), server]
     lines = run(command, environment, tmp_path).splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 9
     assert all("mostly" in line and "% of neurons fired" in line for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""A server that goes away in mid-stream and comes back: no window is lost, none comes twice, and all bits are the same."""
+"""A server that goes away in mid-stream and comes back: no window is lost, none comes twice, no bit is another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

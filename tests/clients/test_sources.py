@@ -5,8 +5,6 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,7 +88,7 @@ def write_dsec(path: Path, events: EventBatch, *, t_offset: int = 0) -> Path:
 
 
 def write_ddd17(path: Path, events: EventBatch) -> Path:
-    """As the recorder of DDD17 writes: a row of time, cAER header and payload for each packet, and empty rows behind."""
+    """As the recorder of DDD17 writes: a row of time, cAER header and payload for each packet, empty rows behind."""
     rows = []
     for first in range(0, len(events), 500):
         part = events[first : first + 500]
@@ -342,7 +340,8 @@ time.sleep(0.1)
 for packet in range(5):
     store = dv.EventStore()
     for k in range(100):
-        store.push_back((1_000_000 + packet * 10_000 + k * 10, -1 if negative and packet == 4 else k % width, 3, k % 2 == 0))
+        x = -1 if negative and packet == 4 else k % width
+        store.push_back((1_000_000 + packet * 10_000 + k * 10, x, 3, k % 2 == 0))
     writer.writeEvents(store)
 while writer.getQueuedPacketCount():
     time.sleep(0.01)

@@ -62,14 +62,14 @@ def welcome(**changes: Any) -> str:
     return json.dumps(fields)
 
 
-def stream(clock: Clock | None = None, *, retries: Retries = Retries(attempts=2), **changes: Any) -> StreamProtocol:
+def stream(clock: Clock | None = None, *, retries: Retries | None = None, **changes: Any) -> StreamProtocol:
     """A stream that has been welcomed."""
     protocol = StreamProtocol(
         {"type": "hello", "version": 1},
         SENSOR,
         StreamOptions(),
         timeouts=Timeouts(read=10.0),
-        retries=retries,
+        retries=retries or Retries(attempts=2),
         clock=clock or Clock(),
     )
     protocol.open()
