@@ -241,6 +241,11 @@ class AsyncResultStream(AsyncIterator[Result]):
         return self._protocol.reconnects
 
     @property
+    def restarts(self) -> int:
+        """How often the service had lost the session, and a new one went on in its place."""
+        return self._protocol.restarts
+
+    @property
     def state(self) -> StreamState:
         """Where the stream stands."""
         return self._protocol.state
@@ -309,7 +314,7 @@ class AsyncResultStream(AsyncIterator[Result]):
                 lost = error
             else:
                 assert self._protocol.session is not None
-                if self._protocol.reconnects == 0:
+                if self._protocol.reconnects == self._protocol.restarts == 0:
                     self.session = self._protocol.session
                 return
 

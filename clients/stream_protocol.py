@@ -24,8 +24,10 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from clients.cutting import cut
@@ -40,6 +42,7 @@ from clients.errors import (
     NoAnswerError,
     ProtocolError,
     ServerFailureError,
+    UnknownSessionError,
     from_problem,
 )
 from clients.health import Health, StateChange, StateListener, StreamState
@@ -80,6 +83,8 @@ ANSWER_BYTES_IN_FLIGHT = 2 << 20
 # What the service has answered but not yet acknowledged, since its state store lags behind or is away. Beyond it a
 # stream goes on, but can no longer be moved to another server.
 MAX_BYTES_UNACKED = 256 << 20
+WARM_UP_WINDOWS = 16
+"""Windows whose events are kept, so that a new session in place of a lost one begins with nearly the same membranes."""
 DEGRADED_AFTER_S = 1.0
 """A service that owes an answer for so long makes a stream degraded."""
 
@@ -127,6 +132,8 @@ class StreamProtocol:
         As it was when it opened.
     reconnects : int
         How often the session was taken up again.
+    restarts : int
+        How often it was lost, and a new one went on in its place.
     fault : ClientError or None
         Why no more was sent after what is answered now; to be raised when the stream is finished.
     """
@@ -144,6 +151,7 @@ class StreamProtocol:
     ) -> None:
         self.session: SessionInfo | None = None
         self.reconnects = 0
+        self.restarts = 0
         self.fault: ClientError | None = None
         self._hello = hello
         self._sensor = sensor
@@ -157,7 +165,15 @@ class StreamProtocol:
         self._connected = False
         self._attempts = 0
         self._exhausted = False
+        self._end_due = False
         self._parts: Iterator[EventBatch] = iter(())
+        self._waiting: deque[Item] = deque()
+        # What a new session would be fed with if this one were lost.
+        self._kept: deque[Item] = deque()
+        self._anew = False
+        self._shift: int | None = 0
+        self._told_restarts = 0
+        self._flushed = False
         self._staged: bytes | None = None
         self._numbered = 0
         # Messages from the oldest that is not acknowledged to the newest that has been sent. Those up to ``_answered``
@@ -211,7 +227,7 @@ class StreamProtocol:
 
     def open(self) -> Opening:
         """How to connect, for the first time or again."""
-        if self.session is None:
+        if self.session is None or self._anew:
             # A name of its own for each attempt: one that failed may have opened a session all the same.
             return Opening(secrets.token_urlsafe(16), json.dumps(self._hello))
         resume = {"type": "hello", "version": PROTOCOL_VERSION, "resume": self.session.resume}
@@ -240,6 +256,8 @@ class StreamProtocol:
             self._next_window = session.next_window
             self._next_number = self._numbered = session.next_sequence
             self._answered = self._next_number - 1
+        elif self._anew:
+            self._begin_anew(session)
         else:
             oldest = min(self._unacked, default=self._next_number)
             if session.next_sequence < oldest:
@@ -271,6 +289,9 @@ class StreamProtocol:
         passing: tuple[type[ClientError], ...] = (ConnectionLostError, DrainingError)
         if self.session is not None and not was_connected:
             passing += (ConnectError, NoAnswerError, ServerFailureError, CapacityError)
+            if isinstance(error, UnknownSessionError) and self._renewable:
+                self._anew = True
+                passing += (UnknownSessionError,)
         elif self.session is None:
             # There may be room for a new session soon, if the service says so.
             passing += (CapacityError,) if getattr(error, "retry_after_s", None) is not None else ()
@@ -303,6 +324,15 @@ class StreamProtocol:
 
     def feed(self, item: Item) -> None:
         """Take an item; one that cannot be used ends the stream once what came before is answered, see ``fault``."""
+        if isinstance(item, EventBatch) and not len(item):
+            return
+        # It may have been asked for before a connection broke; what is fed again goes first.
+        self._waiting.append(item)
+        if self._renewable:
+            self._kept.append(item)
+        self._stage()
+
+    def _load(self, item: Item) -> None:
         try:
             if isinstance(item, EventBatch):
                 check_events(item, self._sensor, ordered=self._options.ordered)
@@ -313,18 +343,18 @@ class StreamProtocol:
                 self._staged = encode_advance(self._numbered, item.until_us)
             elif isinstance(item, Flush):
                 self._staged = encode_flush(self._numbered)
+                # A window that was cut short cannot be found again by its time.
+                self._flushed = True
             else:
                 raise PacketError(f"a stream takes batches of events, Advance and Flush, not {type(item).__name__}")
         except PacketError as error:
             self._refuse(error)
-            return
-        self._stage()
 
     def end(self) -> None:
         """There are no more items."""
         if not self._exhausted:
-            self._exhausted = True
-            self._staged = encode_end(self._numbered)
+            self._exhausted = self._end_due = True
+            self._stage()
 
     def next_message(self) -> bytes | None:
         """The message to send now, if there is one and room for it; it counts as sent."""
@@ -384,6 +414,9 @@ class StreamProtocol:
     @property
     def finished(self) -> bool:
         """Whether everything has been sent and answered."""
+        if not self._exhausted or self._in_flight:
+            return False
+        self._stage()
         sent = self._staged is None and self._next_number - 1 == self._answered
         return self._exhausted and sent and self._next_number not in self._unacked
 
@@ -427,6 +460,8 @@ class StreamProtocol:
         return len(self._in_flight) < min(MAX_MESSAGES_IN_FLIGHT, self._credit)
 
     def _new(self, result: Result) -> Result | None:
+        if self._shift is None or self._shift:
+            result = self._renumbered(result)
         if result.window + result.windows <= self._next_window:
             return None
         first = result.window - result.skipped.gap - result.skipped.dropped
@@ -439,7 +474,61 @@ class StreamProtocol:
         self._attempts = 0
         self._result_at = self._clock()
         self._answered_until_us = result.t_end
+        self._forget_answered()
+        if self._told_restarts < self.restarts:
+            self._told_restarts = self.restarts
+            result = replace(result, skipped=replace(result.skipped, restart=True))
         return result
+
+    @property
+    def _renewable(self) -> bool:
+        """Whether a lost session can be replaced by a new one."""
+        timed = self.session is not None and self.session.window_us is not None
+        return timed and self._options.lost_session == "restart" and self._options.ordered and not self._flushed
+
+    @property
+    def _stride_us(self) -> int:
+        """Time between the ends of two windows, in microseconds."""
+        assert self.session is not None
+        assert self.session.window_us is not None
+        return self._options.stride_us or self.session.window_us
+
+    def _begin_anew(self, session: SessionInfo) -> None:
+        """Feed a new session with what the lost one had not answered, and with some of what it had."""
+        self._anew = False
+        self.restarts += 1
+        self.session = session
+        self._next_number = self._numbered = session.next_sequence
+        self._answered = self._next_number - 1
+        self._unacked.clear()
+        self._staged = None
+        self._parts = iter(())
+        self._waiting = deque(self._kept)
+        self._end_due = self._exhausted and self.fault is None
+        # Its windows are numbered from its first event on; which ones they are, their times tell.
+        self._shift = 0 if self._result_at is None else None
+
+    def _renumbered(self, result: Result) -> Result:
+        if self._shift is None:
+            after = (result.t_end - self._answered_until_us) // self._stride_us - 1
+            self._shift = self._next_window + after - (result.windows - 1) - result.window
+        return replace(result, window=result.window + self._shift)
+
+    def _forget_answered(self) -> None:
+        """Keep only the events that windows still need, and those before that warm the membranes up."""
+        if not self._kept:
+            return
+        assert self.session is not None
+        warm_us = max(WARM_UP_WINDOWS * self._stride_us, self.session.window_us or 0)
+        begin = self._answered_until_us - warm_us
+        # One event before then is kept too: by it the new session begins to count its windows early enough.
+        while self._kept:
+            later = next((item for item in islice(self._kept, 1, None) if isinstance(item, EventBatch)), None)
+            if isinstance(self._kept[0], EventBatch) and (later is None or int(later.t[0]) > begin):
+                break
+            self._kept.popleft()
+        if self._kept and isinstance(oldest := self._kept[0], EventBatch):
+            self._kept[0] = oldest[max(int(oldest.t.searchsorted(begin, side="right")) - 1, 0) :]
 
     def _acknowledged(self, answered: int, ack: Acknowledgement) -> None:
         """Forget what the service will not lose."""
@@ -461,12 +550,20 @@ class StreamProtocol:
             size -= len(self._unacked.pop(number))
 
     def _stage(self) -> None:
-        """Encode the next part of the item that was fed last."""
-        if self._staged is not None:
-            return
-        part = next(self._parts, None)
-        if part is None:
-            return
+        """Encode what comes next: a part of an item, or the end."""
+        while self._staged is None:
+            part = next(self._parts, None)
+            if part is not None:
+                self._encode(part)
+            elif self._waiting:
+                self._load(self._waiting.popleft())
+            elif self._end_due:
+                self._end_due = False
+                self._staged = encode_end(self._numbered)
+            else:
+                return
+
+    def _encode(self, part: EventBatch) -> None:
         try:
             packet = encode_packet(
                 part, self._sensor, seq=self._numbered, encoding=self._encoding, ordered=self._options.ordered
@@ -479,8 +576,9 @@ class StreamProtocol:
         self._newest_us = newest if self._newest_us is None else max(newest, self._newest_us)
 
     def _refuse(self, error: PacketError) -> None:
-        self._exhausted = True
+        self._exhausted, self._end_due = True, False
         self._parts = iter(())
+        self._waiting.clear()
         fields = [FieldError(error.field, str(error))] if error.field else []
         self.fault = InputError(str(error), errors=fields)
 
@@ -492,8 +590,7 @@ class StreamProtocol:
         max_events = max(1, room // self._encoding.record.itemsize)
         per_message = ANSWER_BYTES_IN_FLIGHT // MAX_MESSAGES_IN_FLIGHT // (sensor.width * sensor.height)
         windows = min(max(per_message, 1), MAX_WINDOWS_PER_MESSAGE)
-        stride_us = self._options.stride_us or session.window_us
-        span_us = _MAX_DT_US if session.window_us is None or stride_us is None else min(windows * stride_us, _MAX_DT_US)
+        span_us = _MAX_DT_US if session.window_us is None else min(windows * self._stride_us, _MAX_DT_US)
         return cut(batch, span_us, max_events)
 
     @property

@@ -102,6 +102,11 @@ class ResultStream(Iterator[Result]):
         return self._protocol.reconnects
 
     @property
+    def restarts(self) -> int:
+        """How often the service had lost the session, and a new one went on in its place."""
+        return self._protocol.restarts
+
+    @property
     def state(self) -> StreamState:
         """Where the stream stands."""
         return self._protocol.state
@@ -124,7 +129,8 @@ class ResultStream(Iterator[Result]):
             return
         self._protocol.close(reason)
         self._connection.drop()
-        self._discard(self.session.id)
+        assert self._protocol.session is not None
+        self._discard(self._protocol.session.id)
 
     def _step(self) -> Result | None:
         """Read a message, or take an item, or send a message, whichever can be done first without waiting."""

@@ -101,7 +101,7 @@ def stream(
                 events.sensor,
                 model=model,
                 window_us=window_us,
-                options=StreamOptions(queue=queue, reorder_us=reorder_us),
+                options=StreamOptions(queue=queue, reorder_us=reorder_us, lost_session="restart"),
                 on_state=_teller(progress),
             )
         )
@@ -154,6 +154,8 @@ def _print(report: Report, source: Source, results: ResultStream) -> None:
         print(line)
     if results.reconnects:
         print(f"reconnects     {results.reconnects}")
+    if results.restarts:
+        print(f"restarts       {results.restarts} (the service had lost the session; the network began anew)")
 
 
 def _progress(quiet: bool) -> Progress:

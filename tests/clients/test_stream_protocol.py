@@ -20,12 +20,19 @@ from clients.errors import (
     ProtocolError,
     ServerFailureError,
     UnknownModelError,
+    UnknownSessionError,
 )
 from clients.policies import is_passing
-from clients.stream_protocol import DEGRADED_AFTER_S, MAX_BYTES_IN_FLIGHT, MAX_MESSAGES_IN_FLIGHT, StreamProtocol
+from clients.stream_protocol import (
+    DEGRADED_AFTER_S,
+    MAX_BYTES_IN_FLIGHT,
+    MAX_MESSAGES_IN_FLIGHT,
+    WARM_UP_WINDOWS,
+    StreamProtocol,
+)
 from models.events import SensorSize
 from service.wire.events import decode_packet
-from service.wire.messages import MessageType, decode_message, encode_ack, encode_message
+from service.wire.messages import MessageType, decode_message, encode_ack, encode_message, encode_result
 from tests.service.harness import make_events, random_events
 
 SENSOR = SensorSize(64, 48)
@@ -237,6 +244,100 @@ def test_attempts_count_again_once_something_new_came() -> None:
         protocol.lost(ConnectionLostError("gone"))
     with pytest.raises(ConnectionLostError, match="given up after 2 attempts"):
         protocol.lost(ConnectionLostError("gone"))
+
+
+def result_of(window: int, t_start: int) -> bytes:
+    """A ``RESULT`` of a window."""
+    metadata = {
+        "window": window,
+        "t_start": t_start,
+        "t_end": t_start + WINDOW_US,
+        "events": 1,
+        "windows": 1,
+        "skipped": {"gap": 0, "dropped": 0, "late_events": 0, "restart": False},
+        "mask": {"encoding": "raw", "width": 64, "height": 48},
+        "latency_ms": {"decode": 0, "wait": 0, "compute": 0, "encode": 0, "total": 0},
+        "class_share": [1.0],
+        "deadline_missed": False,
+    }
+    return encode_result(window, metadata, bytes(64 * 48))
+
+
+def events_in(messages: list[bytes]) -> list[int]:
+    """Times of the events in messages."""
+    packets = [decode_message(message) for message in messages]
+    return [
+        int(t)
+        for message in packets
+        if message.type is MessageType.EVENTS
+        for t in decode_packet(message.payload).events.t
+    ]
+
+
+@given(answered=st.integers(0, 60), fed=st.integers(1, 60), ended=st.booleans(), asked=st.booleans())
+def test_a_lost_session_is_replaced_by_one_that_answers_the_same_windows(
+    answered: int, fed: int, ended: bool, asked: bool
+) -> None:
+    answered = min(answered, fed - 1)
+    protocol = StreamProtocol(
+        {"type": "hello"},
+        SENSOR,
+        StreamOptions(lost_session="restart"),
+        timeouts=Timeouts(),
+        retries=Retries(attempts=2),
+    )
+    protocol.open()
+    protocol.welcome(welcome())
+    times = [7 * WINDOW_US + k * WINDOW_US + 3 for k in range(fed)]
+    for k, t in enumerate(times):
+        protocol.feed(make_events((t, 1, 1, 1)))
+        sent(protocol)
+        protocol.receive(encode_ack(k + 1, k + 1, 32))
+        if 0 < k <= answered:
+            assert protocol.receive(result_of(k - 1, (6 + k) * WINDOW_US)) is not None
+    if ended:
+        protocol.end()
+        sent(protocol)
+    protocol.lost(ConnectionLostError("gone"))
+    protocol.lost(UnknownSessionError("no such session"))
+    assert json.loads(protocol.open().hello) == {"type": "hello"}
+    protocol.welcome(welcome(session="another"))
+    if asked and not ended:
+        # It had been asked for before the connection broke, and comes only now.
+        times.append(times[-1] + WINDOW_US)
+        protocol.feed(make_events((times[-1], 1, 1, 1)))
+    messages: list[bytes] = []
+    while new := sent(protocol):
+        messages += new
+        protocol.receive(encode_ack(len(messages), len(messages), 32))
+    again = events_in(messages)
+    assert numbers(messages) == list(range(1, len(messages) + 1))
+    # Everything that is still to be answered, in order, and a little more in front of it.
+    assert again == times[len(times) - len(again) :]
+    assert len(times) - len(again) <= answered
+    assert len(again) - (len(times) - answered) <= WARM_UP_WINDOWS + 2
+    assert (decode_message(messages[-1]).type is MessageType.END) == ended
+    found = []
+    for k, t in enumerate(again):
+        result = protocol.receive(result_of(k, t // WINDOW_US * WINDOW_US))
+        if result is not None:
+            found.append((result.window, result.t_start, result.skipped.restart))
+    wanted = [(k, (7 + k) * WINDOW_US, k == answered) for k in range(answered, len(times))]
+    assert found == wanted
+    assert protocol.restarts == 1
+
+
+def test_a_lost_session_is_an_error_where_its_windows_could_not_be_found_again() -> None:
+    for options, window in (
+        (StreamOptions(), {"us": WINDOW_US}),
+        (StreamOptions(lost_session="restart", window_events=100), {"count": 100}),
+        (StreamOptions(lost_session="restart", reorder_us=50), {"us": WINDOW_US}),
+    ):
+        protocol = StreamProtocol({}, SENSOR, options, timeouts=Timeouts(), retries=Retries())
+        protocol.welcome(welcome(window=window))
+        protocol.lost(ConnectionLostError("gone"))
+        with pytest.raises(UnknownSessionError):
+            protocol.lost(UnknownSessionError("no such session"))
 
 
 def test_what_cannot_be_sent_ends_the_stream_once_all_before_it_is_answered() -> None:
