@@ -17,7 +17,7 @@ from clients.access import Access, access
 from clients.calls import Answer, Call, Calls, Flow, Pause
 from clients.client import stream_protocol
 from clients.connection import AsyncConnection
-from clients.errors import ClientError, ConnectionLostError, DrainingError, SessionInUseError
+from clients.errors import ClientError, ConnectionLostError, DrainingError, RequestTimeoutError, SessionInUseError
 from clients.health import Health, StateListener, StreamState
 from clients.items import Item
 from clients.options import StreamOptions
@@ -204,7 +204,7 @@ class AsyncResultStream(AsyncIterator[Result]):
             while not protocol.finished:
                 try:
                     result = await self._step()
-                except (ConnectionLostError, DrainingError) as lost:
+                except (ConnectionLostError, DrainingError, RequestTimeoutError) as lost:
                     await self._drop()
                     await self._connect(lost)
                     continue

@@ -27,6 +27,7 @@ from clients.errors import (
 )
 from clients.policies import ONCE, Retries, Timeouts, is_passing
 from clients.results import ModelInfo, Result, read_models, read_result
+from clients.tracing import trace_headers
 from models.events import EventBatch, SensorSize
 from service.wire.errors import PacketError
 from service.wire.events import MEDIA_TYPE, encode_packets
@@ -190,7 +191,8 @@ class Calls:
             if left is not None and left <= 0:
                 raise self.too_late()
             waits = [wait if left is None else min(wait, left) for wait in (self.timeouts.connect, self.timeouts.read)]
-            answer = yield replace(call, connect_s=waits[0], read_s=waits[1], total_s=left)
+            headers = {**call.headers, **trace_headers()}
+            answer = yield replace(call, headers=headers, connect_s=waits[0], read_s=waits[1], total_s=left)
             assert answer is not None
             error = answer if isinstance(answer, ClientError) else self._refusal(call, answer)
             if error is None:

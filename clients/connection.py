@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 from clients.access import Access
 from clients.errors import ClientError, ConnectError, ConnectionLostError, ProtocolError, from_close, from_problem
 from clients.stream_protocol import SEND_BUFFER_BYTES
+from clients.tracing import trace_headers
 
 _CLOSE_SECONDS = 5.0
 
@@ -143,7 +144,7 @@ class AsyncConnection:
 
 def _settings(headers: Mapping[str, str], tls: ssl.SSLContext | None, max_message_bytes: int) -> dict[str, Any]:
     return {
-        "additional_headers": dict(headers),
+        "additional_headers": {**headers, **trace_headers()},
         "ssl": tls,
         # Masks are compressed already.
         "compression": None,

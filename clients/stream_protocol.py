@@ -41,6 +41,7 @@ from clients.errors import (
     InputError,
     NoAnswerError,
     ProtocolError,
+    RequestTimeoutError,
     ServerFailureError,
     UnknownSessionError,
     from_problem,
@@ -287,6 +288,9 @@ class StreamProtocol:
         """
         was_connected, self._connected = self._connected, False
         passing: tuple[type[ClientError], ...] = (ConnectionLostError, DrainingError)
+        if was_connected:
+            # The connection was silent for so long that the service closed it; the session may live on.
+            passing += (RequestTimeoutError,)
         if self.session is not None and not was_connected:
             passing += (ConnectError, NoAnswerError, ServerFailureError, CapacityError)
             if isinstance(error, UnknownSessionError) and self._renewable:

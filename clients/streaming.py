@@ -9,7 +9,7 @@ from typing import Self
 
 from clients.access import Access
 from clients.connection import Connection
-from clients.errors import ClientError, ConnectionLostError, DrainingError, SessionInUseError
+from clients.errors import ClientError, ConnectionLostError, DrainingError, RequestTimeoutError, SessionInUseError
 from clients.health import Health, StateListener, StreamState
 from clients.items import Item
 from clients.results import Result, SessionInfo
@@ -71,7 +71,7 @@ class ResultStream(Iterator[Result]):
             while not protocol.finished:
                 try:
                     result = self._step()
-                except (ConnectionLostError, DrainingError) as lost:
+                except (ConnectionLostError, DrainingError, RequestTimeoutError) as lost:
                     self._connection.drop()
                     self._connection = self._connect(lost)
                     continue

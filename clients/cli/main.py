@@ -69,13 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except SourceError as error:
-        return _fail(error.message, EXIT_SOURCE)
+        return _fail(str(error), EXIT_SOURCE)
     except OutputError as error:
-        return _fail(error.message, EXIT_OUTPUT)
+        return _fail(str(error), EXIT_OUTPUT)
     except MissingExtraError as error:
-        return _fail(error.message, EXIT_MISSING)
+        return _fail(str(error), EXIT_MISSING)
     except ClientError as error:
-        return _fail(error.message, EXIT_SERVICE)
+        return _fail(str(error), EXIT_SERVICE)
 
 
 def _fail(message: str, status: int) -> int:
