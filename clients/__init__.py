@@ -8,6 +8,7 @@
 from clients.async_client import AsyncClient, AsyncResultStream
 from clients.client import Client
 from clients.errors import ClientError
+from clients.following import Follower
 from clients.health import Health, StateChange, StreamState
 from clients.items import Advance, Flush
 from clients.options import StreamOptions
@@ -25,6 +26,7 @@ __all__ = [
     "Client",
     "ClientError",
     "Flush",
+    "Follower",
     "Health",
     "Latency",
     "LayerActivity",

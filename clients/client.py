@@ -13,6 +13,7 @@ import httpx
 from clients.access import access
 from clients.calls import Answer, Call, Calls, Flow, Pause
 from clients.errors import ClientError, InputError
+from clients.following import Follower, ResultListener
 from clients.health import StateListener
 from clients.items import Item
 from clients.options import StreamOptions
@@ -193,6 +194,38 @@ class Client:
         stream = ResultStream(protocol, source, self._access, connect_s=self._timeouts.connect, discard=self._discard)
         self._streams = [other for other in self._streams if not other.closed] + [stream]
         return stream
+
+    def follow(
+        self,
+        source: Iterable[Item],
+        sensor: SensorSize | None = None,
+        *,
+        on_result: ResultListener | None = None,
+        model: str | None = None,
+        window_us: int | None = None,
+        options: StreamOptions | None = None,
+        on_state: StateListener | None = None,
+    ) -> Follower:
+        """Stream events in a thread of their own.
+
+        The parameters and errors are those of :meth:`stream`.
+
+        Parameters
+        ----------
+        on_result : callable, optional
+            Told of every result, in that thread.
+
+        Returns
+        -------
+        Follower
+            Has the latest result, and the stream's health, at any time.
+        """
+        size = sensor if sensor is not None else getattr(source, "sensor", None)
+
+        def open_stream(items: Iterable[Item]) -> ResultStream:
+            return self.stream(items, size, model=model, window_us=window_us, options=options, on_state=on_state)
+
+        return Follower(open_stream, source, on_result)
 
     def _discard(self, session: str) -> None:
         self._drive(self._calls.discard(session))

@@ -603,8 +603,11 @@ class StreamProtocol:
         return EventEncoding.COMPACT if compact else EventEncoding.WIDE
 
     def _become(self, state: StreamState, reason: str = "") -> None:
-        before, self._reason = self._state, reason
-        if state is before or before is StreamState.CLOSED:
+        before = self._state
+        if before is StreamState.CLOSED:
+            return
+        self._reason = reason
+        if state is before:
             return
         self._state = state
         change = StateChange(before, state, reason)

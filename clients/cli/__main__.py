@@ -2,6 +2,6 @@
 
 import sys
 
-from clients.cli.main import main
+from clients.cli.entry import main
 
 sys.exit(main())

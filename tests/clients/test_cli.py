@@ -395,6 +395,15 @@ sys.exit(main(["info", {str(tmp_path / "film.mp4")!r}]))
     assert done.stderr == "error: reading video needs av, which is not installed: pip install 'spikeseg[clients-all]'\n"
 
 
+def test_the_command_itself_may_lack_a_library() -> None:
+    code = "import sys; sys.modules['click'] = None; from clients.cli.entry import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert (done.returncode, done.stdout) == (6, "")
+    assert done.stderr == "error: the command needs click, which is not installed: pip install 'spikeseg[clients]'\n"
+
+
 def test_the_address_and_the_token_come_from_the_environment(server: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "clients.cli", "models"],
