@@ -80,10 +80,7 @@ class DsecSource(Source):
                 yield self._part(columns, slice(start, min(start + _BATCH, count)), offset)
 
     def _part(self, columns: list[Any], part: slice, offset: int) -> EventBatch:
-        try:
-            t, x, y, p = (column[part] for column in columns)
-        except OSError as error:
-            raise RecordingError(f"{self._path}: events from {part.start} on cannot be read: {error}") from error
+        t, x, y, p = (column[part] for column in columns)
         return to_events(t.astype("i8") + offset, x, y, p, self.name)
 
 
@@ -122,4 +119,8 @@ def _opened(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise RecordingError(f"{path} is cut off or damaged, or cannot be opened: {error}") from error
     with file:
-        yield file
+        try:
+            yield file
+        # What the library raises at a damaged file.
+        except (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError) as error:
+            raise RecordingError(f"{path} is damaged: {' '.join(str(error).split())}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -58,7 +59,7 @@ def _array(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray[Any, np.dtype
         values: np.ndarray[Any, np.dtype[Any]] = archive[name]
     except KeyError:
         raise RecordingError(f"the archive lacks {name!r}; it should hold t, x, y, p, width and height") from None
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, OSError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
         raise RecordingError(f"the archive's {name!r} cannot be read: {error}") from error
     if values.dtype.kind not in "iub":
         raise RecordingError(f"the archive's {name!r} is of {values.dtype}, not of integers")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clients.errors import RecordingError
+from clients.errors import ClientError, RecordingError
 from clients.extras import require
 from clients.sources.evt import Decoder, Evt2Decoder, Evt3Decoder, unwrap
 from clients.sources.source import Source, to_events
@@ -128,8 +128,12 @@ class RosbagSource(Source):
                 yield reader
         except rosbags.AnyReaderError as error:
             raise RecordingError(f"{self._path} cannot be read as a bag: {error}") from error
-        except (OSError, ValueError, LookupError, AssertionError) as error:
-            raise RecordingError(f"{self._path} is damaged or cut off: {error or type(error).__name__}") from error
+        except ClientError:
+            raise
+        # Its parsers raise nearly anything at a damaged bag.
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RecordingError(f"{self._path} is damaged or cut off: {reason}") from error
 
     @property
     def _is_ros1(self) -> bool:

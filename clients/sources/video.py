@@ -56,7 +56,9 @@ class VideoSource(Source):
         self._av = require("av", "reading video")
         with self._opened() as container:
             stream = self._stream(container)
-            size = scaled(SensorSize(stream.width, stream.height), longest_side)
+            if stream.codec_context is None or not (stream.codec_context.width and stream.codec_context.height):
+                raise RecordingError(f"{path} is damaged: its video has no size")
+            size = scaled(SensorSize(stream.codec_context.width, stream.codec_context.height), longest_side)
         super().__init__(str(path), size)
 
     def _read(self) -> Iterator[EventBatch]:
