@@ -1,27 +1,46 @@
 """Clients of the segmentation service; they need neither torch nor a web framework.
 
->>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP
-...     with client.stream(batches, sensor, window_us=33_333) as results:
-...         for result in results:
-...             print(result.window, result.mask.shape)
+>>> with Client("http://127.0.0.1:8000") as client, open_source("recording.aedat4") as source:  # doctest: +SKIP
+...     for result in client.stream(source, window_us=33_333):
+...         print(result.window, result.mask.shape)
 """
 
+from clients.async_client import AsyncClient, AsyncResultStream
 from clients.client import Client
 from clients.errors import ClientError
+from clients.following import Follower
+from clients.health import Health, StateChange, StreamState
+from clients.items import Advance, Flush
 from clients.options import StreamOptions
+from clients.overlay import color_mask, overlay
+from clients.policies import Retries, Timeouts
 from clients.results import Activity, Latency, LayerActivity, ModelInfo, Result, SessionInfo, Skipped
+from clients.sources import open_source
 from clients.streaming import ResultStream
 
 __all__ = [
     "Activity",
+    "Advance",
+    "AsyncClient",
+    "AsyncResultStream",
     "Client",
     "ClientError",
+    "Flush",
+    "Follower",
+    "Health",
     "Latency",
     "LayerActivity",
     "ModelInfo",
     "Result",
     "ResultStream",
+    "Retries",
     "SessionInfo",
     "Skipped",
+    "StateChange",
     "StreamOptions",
+    "StreamState",
+    "Timeouts",
+    "color_mask",
+    "open_source",
+    "overlay",
 ]

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import ssl
 import time
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 
-from clients.connection import Connection
-from clients.errors import (
-    ConnectError,
-    FieldError,
-    InputError,
-    NoAnswerError,
-    ProtocolError,
-    TransportError,
-    from_problem,
-)
+from clients.access import access
+from clients.calls import Answer, Call, Calls, Flow, Pause
+from clients.errors import ClientError, InputError
+from clients.following import Follower, ResultListener
+from clients.health import StateListener
+from clients.items import Item
 from clients.options import StreamOptions
-from clients.results import ModelInfo, Result, read_models, read_result
+from clients.policies import RESUMING, Retries, Timeouts
+from clients.results import ModelInfo, Result
+from clients.stream_protocol import StreamProtocol
 from clients.streaming import ResultStream
-from clients.tracing import trace_headers
 from models.events import EventBatch, SensorSize
-from service.wire.errors import PacketError
-from service.wire.events import MEDIA_TYPE, encode_packets
 from service.wire.messages import PROTOCOL_VERSION
 
-_PACKET_US = 2**32
-_DISCARD_DELAYS_S = (0.0, 0.05, 0.2, 0.5)
-_DISCARD_SECONDS = 5.0
+T = TypeVar("T")
 
 
 class Client:
@@ -42,27 +34,40 @@ class Client:
     ----------
     base_url : str
         Address of the service, as ``http://127.0.0.1:8000``; a path before ``/v1`` is kept.
-    timeout : float
-        Longest wait for a connection and for each answer, in seconds.
+    timeout : float or Timeouts
+        Longest waits, in seconds; a number stands for both the connection and each answer.
+    retries : Retries
+        For calls that broke, or that the service could not take at the time.
+    resume : Retries
+        For streams whose connection broke: attempts in a row that lead to nothing new.
+    token : str, optional
+        Sent as ``Authorization: Bearer``.
+    verify : bool, str or ssl.SSLContext
+        Whether the service's certificate is checked; a file of certificates to trust; or a context of one's own.
 
     Raises
     ------
     ConnectError
-        If ``base_url`` is no address of HTTP.
+        If ``base_url`` is no address of HTTP, or ``token`` or ``verify`` cannot be used.
     """
 
-    def __init__(self, base_url: str = "http://127.0.0.1:8000", *, timeout: float = 60.0) -> None:
-        try:
-            url = httpx.URL(base_url)
-        except (httpx.InvalidURL, TypeError) as error:
-            raise ConnectError(f"{base_url!r} is not an address: {error}") from None
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ConnectError(f"{base_url!r} is not an address: it should begin with http:// or https://")
-        self._http = httpx.Client(base_url=url, timeout=timeout)
-        self._base_url = base_url
-        scheme = "wss" if url.scheme == "https" else "ws"
-        self._stream_url = str(url.copy_with(scheme=scheme, path=url.path.rstrip("/") + "/v1/stream", query=None))
-        self._timeout = timeout
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        timeout: float | Timeouts = 60.0,
+        retries: Retries = Retries(),  # noqa: B008 it is immutable
+        resume: Retries = RESUMING,
+        token: str | None = None,
+        verify: bool | str | ssl.SSLContext = True,
+    ) -> None:
+        self._access = access(base_url, token=token, verify=verify)
+        self._timeouts = Timeouts.of(timeout)
+        self._resume = resume
+        self._calls = Calls(base_url, self._timeouts, retries)
+        self._http = httpx.Client(
+            base_url=self._access.http, headers=self._access.headers, verify=self._access.tls or True
+        )
         self._streams: list[ResultStream] = []
 
     def __enter__(self) -> Self:
@@ -87,7 +92,17 @@ class Client:
         ClientError
             See :mod:`clients.errors`.
         """
-        return read_models(_json(self._call("GET", "/v1/models").text))
+        return self._drive(self._calls.models())
+
+    def wait_until_ready(self, patience_s: float = 60.0) -> None:
+        """Return once the service is ready to serve.
+
+        Raises
+        ------
+        ClientError
+            What the last attempt came to, if it is not so within ``patience_s`` seconds.
+        """
+        self._drive(self._calls.wait_until_ready(patience_s))
 
     def segment(
         self, events: EventBatch, sensor: SensorSize, *, model: str | None = None, window_us: int | None = None
@@ -118,43 +133,29 @@ class Client:
         ClientError
             See :mod:`clients.errors` for the others.
         """
-        try:
-            body = b"".join(encode_packets(events, sensor, packet_us=_PACKET_US))
-        except PacketError as error:
-            fields = [FieldError(error.field, str(error))] if error.field else []
-            raise InputError(str(error), errors=fields) from None
-        query = {"model": model, "window_us": window_us}
-        response = self._call(
-            "POST",
-            "/v1/segment",
-            params={name: value for name, value in query.items() if value is not None},
-            content=body,
-            headers={"Content-Type": MEDIA_TYPE, "Accept": "application/octet-stream"},
-        )
-        header = response.headers.get("Spikeseg-Result")
-        if header is None:
-            raise ProtocolError("the answer lacks the header Spikeseg-Result")
-        return read_result(_json(header), response.content)
+        return self._drive(self._calls.segment(events, sensor, model, window_us))
 
     def stream(
         self,
-        batches: Iterable[EventBatch],
-        sensor: SensorSize,
+        source: Iterable[Item],
+        sensor: SensorSize | None = None,
         *,
         model: str | None = None,
         window_us: int | None = None,
         mask: Literal["zlib", "raw", "png"] = "zlib",
         options: StreamOptions | None = None,
+        on_state: StateListener | None = None,
     ) -> ResultStream:
         """Stream events through a session of their own.
 
         Parameters
         ----------
-        batches : iterable of EventBatch
-            Ordered by time in microseconds, also from one to the next (unless ``options`` allow otherwise), inside the
-            sensor. They may be of any length: large ones are cut, and how they are cut changes no mask.
-        sensor : SensorSize
-            Pixels.
+        source : iterable of EventBatch, Advance or Flush
+            A :class:`~clients.sources.Source`, or batches ordered by time in microseconds, also from one to the next
+            (unless ``options`` allow otherwise), inside the sensor. They may be of any length: large ones are cut, and
+            how they are cut changes no mask.
+        sensor : SensorSize, optional
+            Pixels; that of the source if it has one.
         model : str, optional
             The service's default if not given.
         window_us : int, optional
@@ -163,6 +164,8 @@ class Client:
             How masks travel.
         options : StreamOptions, optional
             How the stream is cut, timed and queued.
+        on_state : callable, optional
+            Told of every :class:`~clients.health.StateChange`, as :meth:`ResultStream.listen` has it.
 
         Returns
         -------
@@ -178,65 +181,117 @@ class Client:
         CapacityError
             If it has no room for another session.
         InputError
-            While iterating: if events cannot be used; what came before them has been answered.
+            If the source does not say how large its sensor is. While iterating: if events cannot be used; what came
+            before them has been answered.
         ConnectionLostError
             While iterating: if the connection broke and could not be taken up again.
         ClientError
             See :mod:`clients.errors` for the others.
         """
-        options = StreamOptions() if options is None else options
-        hello: dict[str, Any] = {
-            "type": "hello",
-            "version": PROTOCOL_VERSION,
-            "sensor": {"width": sensor.width, "height": sensor.height},
-            "mask": mask,
-            **options.hello(window_us),
-        }
-        if model is not None:
-            hello["model"] = model
-        connect = partial(Connection, self._stream_url, timeout=self._timeout, mask_bytes=sensor.width * sensor.height)
-        stream = ResultStream(
-            connect, hello, batches, sensor, timeout=self._timeout, discard=self._discard, options=options
+        protocol = stream_protocol(
+            source, sensor, model, window_us, mask, options, on_state, timeouts=self._timeouts, resume=self._resume
         )
+        stream = ResultStream(protocol, source, self._access, connect_s=self._timeouts.connect, discard=self._discard)
         self._streams = [other for other in self._streams if not other.closed] + [stream]
         return stream
 
-    def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        try:
-            headers = {**arguments.pop("headers", {}), **trace_headers()}
-            response = self._http.request(method, path, headers=headers, **arguments)
-        except httpx.ConnectError as error:
-            raise ConnectError(f"nobody answers at {self._base_url}: {error}") from error
-        except httpx.TimeoutException as error:
-            raise NoAnswerError(f"{self._base_url} gave no answer within {self._timeout:g} s") from error
-        except httpx.TransportError as error:
-            raise TransportError(f"the request to {self._base_url} failed: {error}") from error
-        if response.is_success:
-            return response
-        if response.headers.get("Content-Type", "").partition(";")[0] != "application/problem+json":
-            raise ProtocolError(
-                f"{self._base_url} is not the service: it answers {path} with HTTP status {response.status_code}"
-            )
-        raise from_problem(_json(response.text), headers=response.headers)
+    def follow(
+        self,
+        source: Iterable[Item],
+        sensor: SensorSize | None = None,
+        *,
+        on_result: ResultListener | None = None,
+        model: str | None = None,
+        window_us: int | None = None,
+        options: StreamOptions | None = None,
+        on_state: StateListener | None = None,
+    ) -> Follower:
+        """Stream events in a thread of their own.
+
+        The parameters and errors are those of :meth:`stream`.
+
+        Parameters
+        ----------
+        on_result : callable, optional
+            Told of every result, in that thread.
+
+        Returns
+        -------
+        Follower
+            Has the latest result, and the stream's health, at any time.
+        """
+        size = sensor if sensor is not None else getattr(source, "sensor", None)
+
+        def open_stream(items: Iterable[Item]) -> ResultStream:
+            return self.stream(items, size, model=model, window_us=window_us, options=options, on_state=on_state)
+
+        return Follower(open_stream, source, on_result)
 
     def _discard(self, session: str) -> None:
-        """End a session that nobody will take up again; if that fails, the service does so after a while."""
-        for delay_s in _DISCARD_DELAYS_S:
-            time.sleep(delay_s)
+        self._drive(self._calls.discard(session))
+
+    def _drive(self, flow: Flow[T]) -> T:
+        """Do what a flow wants done; its result."""
+        answer: Answer | ClientError | None = None
+        while True:
             try:
-                status = self._http.delete(f"/v1/sessions/{session}", timeout=_DISCARD_SECONDS).status_code
-            except httpx.TransportError:
-                return
-            # The service may still be busy with the connection that was left.
-            if status != httpx.codes.CONFLICT:
-                return
+                step = flow.send(answer)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            if isinstance(step, Pause):
+                time.sleep(step.seconds)
+                answer = None
+            else:
+                answer = self._perform(step)
+
+    def _perform(self, call: Call) -> Answer | ClientError:
+        end = None if call.total_s is None else time.monotonic() + call.total_s
+        parts: list[bytes] = []
+        try:
+            with self._http.stream(
+                call.method,
+                call.path,
+                params=dict(call.params),
+                headers=dict(call.headers),
+                content=call.content,
+                timeout=call.timeout,
+            ) as response:
+                for part in response.iter_bytes():
+                    parts.append(part)
+                    if end is not None and time.monotonic() > end:
+                        return self._calls.too_late()
+                return Answer(response.status_code, response.headers, b"".join(parts))
+        except httpx.TransportError as error:
+            failure = self._calls.failed(error)
+            failure.__cause__ = error
+            return failure
 
 
-def _json(text: str) -> Mapping[str, Any]:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"the answer is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise ProtocolError("the answer is not a JSON object")
-    return document
+def stream_protocol(
+    source: object,
+    sensor: SensorSize | None,
+    model: str | None,
+    window_us: int | None,
+    mask: str,
+    options: StreamOptions | None,
+    on_state: StateListener | None,
+    *,
+    timeouts: Timeouts,
+    resume: Retries,
+) -> StreamProtocol:
+    """The protocol of a new stream; the parameters are those of :meth:`Client.stream`."""
+    size = sensor if sensor is not None else getattr(source, "sensor", None)
+    if not isinstance(size, SensorSize):
+        raise InputError("the source does not say how large its sensor is: give the sensor's size")
+    options = StreamOptions() if options is None else options
+    hello: dict[str, Any] = {
+        "type": "hello",
+        "version": PROTOCOL_VERSION,
+        "sensor": {"width": size.width, "height": size.height},
+        "mask": mask,
+        **options.hello(window_us),
+    }
+    if model is not None:
+        hello["model"] = model
+    return StreamProtocol(hello, size, options, timeouts=timeouts, retries=resume, listener=on_state)

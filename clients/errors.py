@@ -6,7 +6,11 @@ ClientError
  │    ├── NoAnswerError         an answer did not come in time
  │    └── ConnectionLostError   the connection broke and could not be taken up again
  ├── ProtocolError             what answers does not speak the protocol
- ├── RecordingError            a file that cannot be read as a recording of events
+ ├── SourceError               events that cannot be had
+ │    ├── RecordingError        a file that cannot be read as a recording of events
+ │    └── CameraError           a camera, or a network stream of one, that is not there or went away
+ ├── OutputError               a file or folder that cannot be written
+ ├── MissingExtraError         a library that is not installed; the message says how to install it
  └── ServiceError              the service refuses a request, or fails at it
       ├── NotFoundError         404  4404
       │    ├── UnknownModelError
@@ -82,8 +86,24 @@ class ProtocolError(ClientError):
     """What answers does not speak the protocol, or has broken a promise of it."""
 
 
-class RecordingError(ClientError):
+class SourceError(ClientError):
+    """Events that cannot be had from where they were asked for."""
+
+
+class RecordingError(SourceError):
     """A file that cannot be read as a recording of events; the message says what is wrong with it."""
+
+
+class CameraError(SourceError):
+    """A camera, or a network stream of one, that is not there or went away."""
+
+
+class OutputError(ClientError):
+    """A file or folder that cannot be written."""
+
+
+class MissingExtraError(ClientError):
+    """A library that is not installed; the message says how to install it."""
 
 
 class ServiceError(ClientError):

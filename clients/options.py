@@ -31,6 +31,11 @@ class StreamOptions:
         Windows that may wait if they are dropped or merged.
     deadline_ms : float, optional
         How long after its events have arrived a window's computation should begin, in milliseconds.
+    lost_session : str
+        If the service no longer has the session, as after a restart without a state store: ``raise``
+        :class:`~clients.errors.UnknownSessionError`, or ``restart``: go on in a new session with the same numbers of
+        windows, none lost. Its membranes are warmed up with the last events again, and so nearly what they were; the
+        first result says so in ``skipped.restart``. Needs windows of time and times that do not run back.
     """
 
     stride_us: int | None = None
@@ -43,6 +48,7 @@ class StreamOptions:
     queue: Literal["wait", "drop-oldest", "merge"] = "wait"
     queue_windows: int | None = None
     deadline_ms: float | None = None
+    lost_session: Literal["raise", "restart"] = "raise"
 
     @property
     def ordered(self) -> bool:

@@ -97,7 +97,7 @@ class Skipped:
     late_events : int
         Events that came too late to be sorted in.
     restart : bool
-        Whether the sensor's clock began anew, and the network with it.
+        Whether the network began anew, since the sensor's clock did or since the service had lost the session.
     """
 
     gap: int = 0

@@ -289,30 +289,67 @@ def write_aedat4(
     OSError
         If the file cannot be written.
     """
-    target = Path(path)
-    if target.suffix != ".aedat4":
-        raise Aedat4Error(f"the file name must end in .aedat4, got {target.name!r}")
-    if len(events):
-        if int(events.x.max()) >= sensor.width or int(events.y.max()) >= sensor.height:
-            raise Aedat4Error(f"an event lies outside of the sensor of {sensor} pixels")
-        if events.t[0] < 0 or (events.t[1:] < events.t[:-1]).any():
+    with Aedat4Writer(path, sensor, compression=compression, camera=camera) as writer:
+        writer.write(events)
+
+
+class Aedat4Writer:
+    """An AEDAT4 file that is written piece by piece; a context manager. It is whole once it has been closed.
+
+    The parameters and errors are those of :func:`write_aedat4`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        sensor: SensorSize,
+        *,
+        compression: Literal["none", "lz4", "lz4_high", "zstd", "zstd_high"] = "lz4",
+        camera: str = "spikeseg",
+    ) -> None:
+        target = Path(path)
+        if target.suffix != ".aedat4":
+            raise Aedat4Error(f"the file name must end in .aedat4, got {target.name!r}")
+
+        import dv_processing as dv
+
+        # dv-processing reports a path that cannot be written in its own way; this does it in Python's.
+        target.open("wb").close()
+        kind = dv.CompressionType.__members__[compression.upper()]
+        config = dv.io.MonoCameraWriter.EventOnlyConfig(camera, (sensor.width, sensor.height), kind)
+        self._dv = dv
+        self._writer = dv.io.MonoCameraWriter(str(target), config)
+        self._sensor = sensor
+        self._latest = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, events: EventBatch) -> None:
+        """Write events that are not earlier than those before."""
+        if not len(events):
+            return
+        if int(events.x.max()) >= self._sensor.width or int(events.y.max()) >= self._sensor.height:
+            raise Aedat4Error(f"an event lies outside of the sensor of {self._sensor} pixels")
+        if events.t[0] < self._latest or (events.t[1:] < events.t[:-1]).any():
             raise Aedat4Error("event times are negative or go back")
+        self._latest = int(events.t[-1])
+        for first in range(0, len(events), WRITE_CHUNK):
+            part = events[first : first + WRITE_CHUNK]
+            store = self._dv.EventStore()
+            for event in zip(part.t.tolist(), part.x.tolist(), part.y.tolist(), (part.p != 0).tolist(), strict=True):
+                store.push_back(event)
+            self._writer.writeEvents(store)
 
-    import dv_processing as dv
-
-    # dv-processing reports a path that cannot be written in its own way; this does it in Python's.
-    target.open("wb").close()
-    kind = dv.CompressionType.__members__[compression.upper()]
-    config = dv.io.MonoCameraWriter.EventOnlyConfig(camera, (sensor.width, sensor.height), kind)
-    writer = dv.io.MonoCameraWriter(str(target), config)
-    for first in range(0, len(events), WRITE_CHUNK):
-        part = events[first : first + WRITE_CHUNK]
-        store = dv.EventStore()
-        for event in zip(part.t.tolist(), part.x.tolist(), part.y.tolist(), (part.p != 0).tolist(), strict=True):
-            store.push_back(event)
-        writer.writeEvents(store)
-    # The file is completed when the writer is destroyed.
-    del writer
+    def close(self) -> None:
+        """Complete the file; harmless when that has been done."""
+        # It is completed when dv-processing's writer is destroyed.
+        self._writer = None
 
 
 def _check_magic(head: bytes) -> None:

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from clients import Client, Result, ResultStream, streaming
+from clients import Client, Result, ResultStream, Retries, stream_protocol
 from clients.cutting import cut, regroup
 from clients.errors import (
     CapacityError,
@@ -172,7 +172,7 @@ def test_events_are_taken_no_faster_than_they_are_answered(client: Client) -> No
 
     for result in client.stream(source(), SENSOR, window_us=WINDOW_US):
         # The messages in flight, the one that closes this window, and one that waits to be sent.
-        assert taken <= result.window + 1 + streaming.MAX_MESSAGES_IN_FLIGHT + 2
+        assert taken <= result.window + 1 + stream_protocol.MAX_MESSAGES_IN_FLIGHT + 2
 
 
 @pytest.mark.parametrize("part", [0.001, 0.06, 0.3, 0.55, 0.8, 0.95])
@@ -231,10 +231,10 @@ def test_a_connection_that_falls_silent(server: str, events: EventBatch, undistu
         assert proxy.connections > 1
 
 
-def test_attempts_that_lead_nowhere_end(server: str, events: EventBatch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "RETRY_DELAYS_S", (0.0, 0.01, 0.01))
+def test_attempts_that_lead_nowhere_end(server: str, events: EventBatch) -> None:
     cuts: list[Cut | None] = [None, *[Cut("down", 200)] * 50]
-    with CuttingProxy(server, cuts) as proxy, Client(proxy.url, timeout=PATIENCE_S) as client:
+    few = Retries(attempts=3, first_s=0.01)
+    with CuttingProxy(server, cuts) as proxy, Client(proxy.url, timeout=PATIENCE_S, resume=few) as client:
 
         def source() -> Iterator[EventBatch]:
             yield events[:4000]
@@ -451,8 +451,9 @@ def test_cutting() -> None:
 
 def test_importing_the_clients_is_light() -> None:
     code = (
-        "import sys, clients, clients.replay, clients.overlay, clients.sources; "
-        "heavy = {'torch', 'fastapi', 'uvicorn', 'spikingjelly', 'dv_processing'} & set(sys.modules); "
+        "import sys, clients.cli.main, clients.outputs, clients.sources, clients.writers; "
+        "heavy = {'torch', 'fastapi', 'uvicorn', 'spikingjelly', 'dv_processing', 'cv2', 'av', 'h5py', 'rosbags'}"
+        " & set(sys.modules); "
         "sys.exit(' '.join(sorted(heavy)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)

@@ -1,0 +1,1 @@
+"""The command ``spikeseg``; ``spikeseg --help`` tells the rest."""
