@@ -1,9 +1,9 @@
 /* One step of a streaming spiking network that computes where spikes are, and nowhere else.
  *
- * Spikes are bits: of each pixel, ceil(channels / 64) words. Weights lie as [tap][c_in][c_out], so that an input spike
- * adds one row of them to the membranes of an output pixel. A layer is one pass: for each output pixel the rows of its
- * active inputs are listed, added up in registers, and the neurons leak, fire, reset and are packed into bits before
- * the next pixel is looked at.
+ * The spikes of a layer are lists: for each line of its grid the channels that fired, pixel by pixel, and where each
+ * pixel's begin. Weights lie as [tap][c_in][c_out], so that an input spike adds one row of them to the membranes of an
+ * output pixel. A layer is one pass: for each output pixel the rows of its active inputs are listed, added up in
+ * registers, and the neurons leak, fire, reset and are listed before the next pixel is looked at.
  *
  * Every pixel is computed by one thread, its rows in the order (tap, c_in), whatever else is computed beside it: the
  * bits of an answer depend neither on the number of threads nor on the other rows of a batch.
@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 #include <immintrin.h>
@@ -45,18 +46,20 @@ typedef struct {
     const float *weight, *bias, *keep;
 } Layer;
 
-/* Of one row of the batch and one layer. */
+/* Of one row of the batch and one layer. The readout has no spikes. */
 typedef struct {
     const float *before;
     float *after;
-    uint64_t *bits; /* NULL for the readout */
+    uint16_t *lists;  /* [height][list_pitch]: the channels that fired */
+    uint32_t *starts; /* [height][width + 1]: where those of a pixel begin in its line */
     int64_t spikes;
 } Slot;
 
-/* The input of one row of the batch: values [y][x][channel], and which of them are not zero. */
+/* The input of one row of the batch: values [y][x][channel], and which of them are not zero. The map has `padding`
+ * lines of zeros above and below, and 64 bits of them to the left and at least as many to the right. */
 typedef struct {
     const float *values;
-    const uint8_t *active; /* [y][bytes], bit PAD_BITS + x * channels + channel */
+    const uint8_t *active; /* [y + padding][bytes], bit 64 + x * channels + channel */
     int64_t active_pitch;
 } Input;
 
@@ -69,31 +72,42 @@ typedef struct {
     int32_t layer_count, batch, threads;
     int32_t failed;
     int64_t *next, *done; /* [layers] */
+    int64_t *nanoseconds; /* [layers], or NULL */
 } Run;
 
 int32_t spikeseg_vector_width(void) { return WIDTH; }
 int32_t spikeseg_abi(void) { return (int32_t)(sizeof(Layer) + 1000 * sizeof(Slot) + 100000 * sizeof(Input)); }
 
-static inline int words_of(int channels) { return (channels + 63) / 64; }
 static inline int padded(int channels) { return (channels + PAD - 1) / PAD * PAD; }
 
-/* The offsets of the weight rows of the set bits: base, base + pitch, ... */
-static inline uint32_t *list_rows(uint32_t *out, const uint64_t *bits, int channels, uint32_t base, uint32_t pitch) {
+/* Whole vectors are written behind the end of a list. */
+#define LIST_PAD 64
+static inline int64_t list_pitch(const Layer *layer) { return (int64_t)layer->width * layer->channels + LIST_PAD; }
+
+typedef uint16_t numbers __attribute__((vector_size(4 * WIDTH), aligned(2), may_alias));
+
+/* Append the channels of one pixel to the rows that are to be added. */
+static inline uint16_t *append(uint16_t *rows, const uint16_t *list, uint32_t count, uint16_t base) {
+    uint32_t i = 0;
+    do {
+        *(numbers *)(rows + i) = *(const numbers *)(list + i) + base;
+        i += 2 * WIDTH;
+    } while (__builtin_expect(i < count, 0));
+    return rows + count;
+}
+
+/* Append channel + the place of each set bit. */
+static inline uint16_t *append_bits(uint16_t *list, uint32_t mask, int channel) {
 #if WIDTH == 16
-    const uint16_t *pieces = (const uint16_t *)bits;
-    const __m512i steps = _mm512_mullo_epi32(
-        _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi32((int)pitch));
-    for (int first = 0; first < channels; first += 16) {
-        const uint32_t piece = *pieces++;
-        const __m512i rows = _mm512_add_epi32(steps, _mm512_set1_epi32((int)(base + (uint32_t)first * pitch)));
-        _mm512_storeu_si512(out, _mm512_maskz_compress_epi32((__mmask16)piece, rows));
-        out += __builtin_popcount(piece);
-    }
+    const __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i channels = _mm512_add_epi32(places, _mm512_set1_epi32(channel));
+    const __m512i found = _mm512_maskz_compress_epi32((__mmask16)mask, channels);
+    _mm256_storeu_si256((__m256i *)list, _mm512_cvtepi32_epi16(found));
+    return list + __builtin_popcount(mask);
 #else
-    for (int word = 0; word < words_of(channels); word++, base += 64 * pitch)
-        for (uint64_t rest = bits[word]; rest; rest &= rest - 1) *out++ = base + pitch * (uint32_t)__builtin_ctzll(rest);
+    for (; mask; mask &= mask - 1) *list++ = (uint16_t)(channel + __builtin_ctz(mask));
+    return list;
 #endif
-    return out;
 }
 
 static inline uint32_t at_threshold(vec h) {
@@ -129,48 +143,68 @@ static inline vec load_some(const float *from, int lanes) {
     return v;
 }
 
-/* Adds the listed rows to the bias, leaks, integrates and fires, for `count` vectors of channels of one pixel.
- * `factor` is NULL for spikes, or the value of each input. `lanes` are those of the last vector that exist. */
-static inline __attribute__((always_inline)) void integrate(
-    const int count, const int analog, const int fires, int lanes, const float *weight, const uint32_t *rows,
+/* Adds the listed rows to the bias, leaks, integrates and fires, for `count` vectors of channels of one pixel, and
+ * lists those that fire. `factor` has the value of each input, if they are no spikes. `lanes` are those of the last
+ * vector that exist. */
+static inline __attribute__((always_inline)) uint16_t *integrate(
+    const int count, const int kind, int lanes, const float *weight, int64_t pitch, const uint16_t *rows,
     const float *factor, int n, const float *bias, const float *keep, const float *before, float *after,
-    uint64_t *bits, int first) {
-    vec sum[BLOCK];
+    uint16_t *list, int first) {
+    /* Of few vectors, two sums are taken side by side, so that one does not wait for the other. */
+    const int twice = count <= 4;
+    vec sum[BLOCK], other[4];
 #pragma GCC unroll 16
-    for (int j = 0; j < count; j++) sum[j] = load(bias + j * WIDTH);
-    for (int i = 0; i < n; i++) {
-        const float *row = weight + rows[i];
-        if (analog) {
-            const float value = factor[i];
+    for (int j = 0; j < count; j++) {
+        sum[j] = load(bias + j * WIDTH);
+        if (twice) other[j] = (vec){0};
+    }
+    int i = 0;
+    if (twice)
+        for (; i + 1 < n; i += 2) {
+            const float *row = weight + rows[i] * pitch, *next = weight + rows[i + 1] * pitch;
 #pragma GCC unroll 16
-            for (int j = 0; j < count; j++) sum[j] += load(row + j * WIDTH) * value;
-        } else {
+            for (int j = 0; j < count; j++) {
+                if (kind == ANALOG) {
+                    sum[j] += load(row + j * WIDTH) * factor[i];
+                    other[j] += load(next + j * WIDTH) * factor[i + 1];
+                } else {
+                    sum[j] += load(row + j * WIDTH);
+                    other[j] += load(next + j * WIDTH);
+                }
+            }
+        }
+    for (; i < n; i++) {
+        const float *row = weight + rows[i] * pitch;
 #pragma GCC unroll 16
-            for (int j = 0; j < count; j++) sum[j] += load(row + j * WIDTH);
+        for (int j = 0; j < count; j++) {
+            if (kind == ANALOG)
+                sum[j] += load(row + j * WIDTH) * factor[i];
+            else
+                sum[j] += load(row + j * WIDTH);
         }
     }
 #pragma GCC unroll 16
     for (int j = 0; j < count; j++) {
         const int whole = j < count - 1 || lanes == WIDTH;
         const vec v = whole ? load(before + j * WIDTH) : load_some(before + j * WIDTH, lanes);
+        if (twice) sum[j] += other[j];
         const vec h = v * load(keep + j * WIDTH) + sum[j];
         vec left = h;
-        if (fires) {
-            const uint64_t mask = at_threshold(h);
+        if (kind != READOUT) {
+            list = append_bits(list, at_threshold(h), first + j * WIDTH);
             left = after_spikes(h);
-            const int channel = first + j * WIDTH;
-            bits[channel / 64] |= mask << channel % 64;
         }
         if (whole)
             *(vec *)(after + j * WIDTH) = left;
         else
             memcpy(after + j * WIDTH, &left, (size_t)lanes * sizeof(float));
     }
+    return list;
 }
 
-static inline __attribute__((always_inline)) void integrate_pixel(
-    const int analog, const int fires, const Layer *layer, const uint32_t *rows, const float *factor, int n,
-    const float *before, float *after, uint64_t *bits) {
+static inline __attribute__((always_inline)) uint16_t *integrate_pixel(
+    const int kind, const Layer *layer, const uint16_t *rows, const float *factor, int n, const float *before,
+    float *after, uint16_t *list) {
     const int vectors = (layer->channels + WIDTH - 1) / WIDTH;
     for (int begin = 0; begin < vectors; begin += BLOCK) {
         const int count = vectors - begin < BLOCK ? vectors - begin : BLOCK;
@@ -179,8 +213,8 @@ static inline __attribute__((always_inline)) void integrate_pixel(
         const int lanes = last < WIDTH ? last : WIDTH;
 #define CASE(k)                                                                                                       \
     case k:                                                                                                           \
-        integrate(k, analog, fires, lanes, layer->weight + first, rows, factor, n, layer->bias + first,               \
-                  layer->keep + first, before + first, after + first, bits, first);                                   \
+        list = integrate(k, kind, lanes, layer->weight + first, padded(layer->channels), rows, factor, n,             \
+                         layer->bias + first, layer->keep + first, before + first, after + first, list, first);       \
         break;
         switch (count) {
             CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
@@ -190,6 +224,7 @@ static inline __attribute__((always_inline)) void integrate_pixel(
         }
 #undef CASE
     }
+    return list;
 }
 
 /* The taps [from, to) along one axis that fall inside the input. */
@@ -200,94 +235,117 @@ static inline void inside(int out, int stride, int dilation, int padding, int ke
     if (*to > kernel) *to = kernel;
 }
 
-static int64_t spikes_in(const uint64_t *bits, int64_t words) {
-    int64_t total = 0;
-    for (int64_t i = 0; i < words; i++) total += __builtin_popcountll(bits[i]);
-    return total;
-}
+#define MOST_KERNEL 8
 
-static void spiking_row(const Layer *layer, const Layer *layers, const Slot *slots, Slot *slot, int y, uint32_t *rows) {
-    const int words = words_of(layer->channels), width = layer->width;
-    const uint32_t pitch = (uint32_t)padded(layer->channels);
-    int ky0, ky1;
-    inside(y, layer->stride, layer->dilation, layer->padding, layer->kernel, layer->in_height, &ky0, &ky1);
-    for (int x = 0; x < width; x++) {
-        int kx0, kx1;
-        inside(x, layer->stride, layer->dilation, layer->padding, layer->kernel, layer->in_width, &kx0, &kx1);
-        uint32_t *end = rows;
-        for (int ky = ky0; ky < ky1; ky++) {
-            const int iy = y * layer->stride - layer->padding + ky * layer->dilation;
-            for (int kx = kx0; kx < kx1; kx++) {
-                const int ix = x * layer->stride - layer->padding + kx * layer->dilation;
-                uint32_t base = (uint32_t)((ky * layer->kernel + kx) * layer->in_channels) * pitch;
-                for (int p = 0; p < layer->parts; p++) {
-                    const Part *part = &layer->part[p];
-                    const Layer *source = &layers[part->layer];
-                    const int64_t pixel = (int64_t)(iy >> part->shift) * source->width + (ix >> part->shift);
-                    const uint64_t *bits = slots[part->layer].bits + pixel * words_of(part->channels);
-                    end = list_rows(end, bits, part->channels, base, pitch);
-                    base += (uint32_t)part->channels * pitch;
+/* One line of spikes that a line of the output reads with one row of the kernel. */
+typedef struct {
+    const uint16_t *list;
+    const uint32_t *starts;
+    int32_t shift;
+    uint16_t base; /* row of the weights of its first channel, at the left tap */
+} Line;
+
+static inline __attribute__((always_inline)) void spiking_row(
+    const int kind, const Layer *layer, const Layer *layers, const Slot *slots, Slot *slot, int y, uint16_t *rows) {
+    Line lines[MOST_KERNEL * MOST_PARTS];
+    int line_count = 0, from, to;
+    inside(y, layer->stride, layer->dilation, layer->padding, layer->kernel, layer->in_height, &from, &to);
+    for (int ky = from; ky < to; ky++) {
+        const int iy = y * layer->stride - layer->padding + ky * layer->dilation;
+        int base = ky * layer->kernel * layer->in_channels;
+        for (int p = 0; p < layer->parts; p++) {
+            const Part *part = &layer->part[p];
+            const Layer *source = &layers[part->layer];
+            const Slot *read = &slots[part->layer];
+            const int64_t at = iy >> part->shift;
+            lines[line_count++] = (Line){read->lists + at * list_pitch(source),
+                                         read->starts + at * (source->width + 1), part->shift, (uint16_t)base};
+            base += part->channels;
+        }
+    }
+    const int parts = layer->parts;
+    uint16_t *const begin = kind == READOUT ? NULL : slot->lists + y * list_pitch(layer), *list = begin;
+    uint32_t *starts = kind == READOUT ? NULL : slot->starts + (int64_t)y * (layer->width + 1);
+    for (int x = 0; x < layer->width; x++) {
+        inside(x, layer->stride, layer->dilation, layer->padding, layer->kernel, layer->in_width, &from, &to);
+        const int left = x * layer->stride - layer->padding;
+        uint16_t *end = rows;
+        for (int l = 0; l < line_count; l += parts)
+            for (int kx = from; kx < to; kx++) {
+                const int ix = left + kx * layer->dilation;
+                for (int p = l; p < l + parts; p++) {
+                    const uint32_t *start = lines[p].starts + (ix >> lines[p].shift);
+                    const uint16_t base = (uint16_t)(lines[p].base + kx * layer->in_channels);
+                    end = append(end, lines[p].list + start[0], start[1] - start[0], base);
                 }
             }
-        }
-        const int64_t pixel = (int64_t)y * width + x, at = pixel * layer->channels;
-        const int n = (int)(end - rows);
-        if (layer->kind == READOUT) {
-            integrate_pixel(0, 0, layer, rows, NULL, n, slot->before + at, slot->after + at, NULL);
-        } else {
-            uint64_t *bits = slot->bits + pixel * words;
-            for (int word = 0; word < words; word++) bits[word] = 0;
-            integrate_pixel(0, 1, layer, rows, NULL, n, slot->before + at, slot->after + at, bits);
-        }
+        const int64_t at = ((int64_t)y * layer->width + x) * layer->channels;
+        if (kind != READOUT) starts[x] = (uint32_t)(list - begin);
+        list = integrate_pixel(kind, layer, rows, NULL, (int)(end - rows), slot->before + at, slot->after + at, list);
     }
+    if (kind == READOUT) return;
+    starts[layer->width] = (uint32_t)(list - begin);
+    __atomic_fetch_add(&slot->spikes, list - begin, __ATOMIC_RELAXED);
 }
 
-static void analog_row(const Layer *layer, const Input *input, Slot *slot, int y, uint32_t *rows, float *factor) {
-    const int words = words_of(layer->channels), width = layer->width, channels = layer->in_channels;
-    const uint32_t pitch = (uint32_t)padded(layer->channels);
-    const uint64_t mask = (1ull << layer->kernel * channels) - 1;
-    int ky0, ky1;
-    inside(y, layer->stride, 1, layer->padding, layer->kernel, layer->in_height, &ky0, &ky1);
-    for (int x = 0; x < width; x++) {
-        const int64_t first = ((int64_t)x * layer->stride - layer->padding) * channels;
-        int n = 0;
-        for (int ky = ky0; ky < ky1; ky++) {
-            const int iy = y * layer->stride - layer->padding + ky;
-            uint64_t found;
-            memcpy(&found, input->active + iy * input->active_pitch + (first + PAD_BITS) / 8, 8);
-            found = found >> (first + PAD_BITS) % 8 & mask;
-            const float *values = input->values + (int64_t)iy * layer->in_width * channels + first;
-            for (; found; found &= found - 1) {
-                const int at = __builtin_ctzll(found);
-                rows[n] = (uint32_t)(ky * layer->kernel * channels + at) * pitch;
-                factor[n++] = values[at];
-            }
+/* The active inputs of a pixel, all taps and channels of them, fit one word: at bit (ky, kx, channel). */
+static void analog_row(const Layer *layer, const Input *input, Slot *slot, int y, uint16_t *rows, float *factor) {
+    const int channels = layer->in_channels, kernel = layer->kernel, seen = kernel * channels;
+    const uint64_t mask = (1ull << seen) - 1;
+    int32_t offset[64];
+    for (int ky = 0; ky < kernel; ky++)
+        for (int k = 0; k < seen; k++) offset[ky * seen + k] = ky * layer->in_width * channels + k;
+    const int64_t top = (int64_t)y * layer->stride;
+    const uint8_t *active = input->active + top * input->active_pitch;
+    const float *values = input->values + (top - layer->padding) * layer->in_width * channels;
+    uint16_t *const begin = slot->lists + y * list_pitch(layer), *list = begin;
+    uint32_t *starts = slot->starts + (int64_t)y * (layer->width + 1);
+    for (int x = 0; x < layer->width; x++) {
+        const int64_t left = ((int64_t)x * layer->stride - layer->padding) * channels;
+        const int64_t bit = left + PAD_BITS;
+        uint64_t found = 0;
+        for (int ky = kernel - 1; ky >= 0; ky--) {
+            uint64_t line;
+            memcpy(&line, active + ky * input->active_pitch + bit / 8, 8);
+            found = found << seen | (line >> bit % 8 & mask);
         }
-        const int64_t pixel = (int64_t)y * width + x, at = pixel * layer->channels;
-        uint64_t *bits = slot->bits + pixel * words;
-        for (int word = 0; word < words; word++) bits[word] = 0;
-        integrate_pixel(1, 1, layer, rows, factor, n, slot->before + at, slot->after + at, bits);
+        int n = 0;
+        for (; found; found &= found - 1) {
+            const int at = __builtin_ctzll(found);
+            rows[n] = (uint16_t)at;
+            factor[n++] = values[left + offset[at]];
+        }
+        const int64_t at = ((int64_t)y * layer->width + x) * layer->channels;
+        starts[x] = (uint32_t)(list - begin);
+        list = integrate_pixel(ANALOG, layer, rows, factor, n, slot->before + at, slot->after + at, list);
     }
+    starts[layer->width] = (uint32_t)(list - begin);
+    __atomic_fetch_add(&slot->spikes, list - begin, __ATOMIC_RELAXED);
+}
+
+static int64_t now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
 /* Every thread takes rows of the layer until none is left, then waits for those that others are at. A thread that
  * comes late finds the work done; nobody waits for it. */
-static void *work(void *argument) {
-    Run *run = argument;
+static void work(Run *run, int first) {
     int64_t most = 0;
     for (int l = 0; l < run->layer_count; l++) {
         const int64_t inputs = (int64_t)run->layers[l].kernel * run->layers[l].kernel * run->layers[l].in_channels;
         if (inputs > most) most = inputs;
     }
-    /* list_rows writes whole vectors. */
-    uint32_t *rows = malloc((size_t)(most + 16) * (sizeof(uint32_t) + sizeof(float)));
+    float factor[64];
+    uint16_t *rows = malloc((size_t)(most + LIST_PAD) * sizeof(uint16_t));
     if (rows == NULL) {
         __atomic_store_n(&run->failed, 1, __ATOMIC_RELEASE);
-        return NULL;
+        return;
     }
-    float *factor = (float *)(rows + most + 16);
     for (int l = 0; l < run->layer_count; l++) {
         const Layer *layer = &run->layers[l];
+        const int64_t begun = first && run->nanoseconds ? now() : 0;
         const int64_t total = (int64_t)run->batch * layer->height;
         const int64_t chunk = run->threads == 1 ? total : total / (8 * run->threads) + 1;
         for (;;) {
@@ -300,12 +358,10 @@ static void *work(void *argument) {
                 Slot *slots = run->slots + b * run->layer_count;
                 if (layer->kind == ANALOG)
                     analog_row(layer, &run->inputs[b], &slots[l], y, rows, factor);
+                else if (layer->kind == SPIKING)
+                    spiking_row(SPIKING, layer, run->layers, slots, &slots[l], y, rows);
                 else
-                    spiking_row(layer, run->layers, slots, &slots[l], y, rows);
-                if (layer->kind != READOUT) {
-                    const int64_t words = (int64_t)layer->width * words_of(layer->channels);
-                    __atomic_fetch_add(&slots[l].spikes, spikes_in(slots[l].bits + y * words, words), __ATOMIC_RELAXED);
-                }
+                    spiking_row(READOUT, layer, run->layers, slots, &slots[l], y, rows);
             }
             __atomic_fetch_add(&run->done[l], end - begin, __ATOMIC_RELEASE);
         }
@@ -313,32 +369,37 @@ static void *work(void *argument) {
             if (__atomic_load_n(&run->failed, __ATOMIC_ACQUIRE)) break;
             if (spins > 1000) sched_yield();
         }
+        if (first && run->nanoseconds) run->nanoseconds[l] = now() - begun;
     }
     free(rows);
+}
+
+static void *help(void *run) {
+    work(run, 0);
     return NULL;
 }
 
-/* Advance `batch` rows by one step on so many threads. `counters` are 2 * layer_count zeros. 0, or -1 without memory. */
+/* Advance `batch` rows by one step on so many threads. `counters` are 2 * layer_count zeros; what each layer took goes
+ * to `nanoseconds`, unless that is NULL. 0, or -1 without memory. */
 int32_t spikeseg_step(const Layer *layers, int32_t layer_count, Slot *slots, const Input *inputs, int32_t batch,
-                      int32_t threads, int64_t *counters) {
+                      int32_t threads, int64_t *counters, int64_t *nanoseconds) {
     enum { MOST_THREADS = 256 };
     pthread_t helpers[MOST_THREADS];
     if (threads > MOST_THREADS) threads = MOST_THREADS;
-    Run run = {layers, slots, inputs, layer_count, batch, threads, 0, counters, counters + layer_count};
+    Run run = {layers, slots, inputs, layer_count, batch, threads, 0, counters, counters + layer_count, nanoseconds};
     int started = 0;
-    while (started < threads - 1 && pthread_create(&helpers[started], NULL, work, &run) == 0) started++;
-    work(&run);
+    while (started < threads - 1 && pthread_create(&helpers[started], NULL, help, &run) == 0) started++;
+    work(&run, 1);
     for (int k = 0; k < started; k++) pthread_join(helpers[k], NULL);
     return run.failed ? -1 : 0;
 }
 
-/* Values (channels, height, width) to [y][x][channel] with a map of those that are not zero; gives their number. */
-int64_t spikeseg_pack_input(const float *x, int32_t channels, int32_t height, int32_t width, float *values,
-                            uint8_t *active, int64_t active_pitch) {
+/* Values (channels, height, width) to an Input, whose map begins as zeros; gives how many are not zero. */
+int64_t spikeseg_pack_input(const float *x, int32_t channels, int32_t height, int32_t width, int32_t padding,
+                            float *values, uint8_t *active, int64_t active_pitch) {
     int64_t total = 0;
-    memset(active, 0, (size_t)(height * active_pitch));
     for (int y = 0; y < height; y++) {
-        uint8_t *row = active + y * active_pitch + PAD_BITS / 8;
+        uint8_t *row = active + (y + padding) * active_pitch + PAD_BITS / 8;
         for (int c = 0; c < channels; c++) {
             const float *from = x + ((int64_t)c * height + y) * width;
             float *to = values + (int64_t)y * width * channels + c;
@@ -354,14 +415,12 @@ int64_t spikeseg_pack_input(const float *x, int32_t channels, int32_t height, in
     return total;
 }
 
-/* Count the events of a window in each cell, as models.encoding.polarity_counts does, into what spikeseg_pack_input
- * gives. The number of cells that are not zero, or -1 if an event lies outside the sensor. */
+/* Count the events of a window in each cell, as models.encoding.polarity_counts does, into an Input that begins as
+ * zeros. The number of counts that are not zero, or -1 if an event lies outside the sensor. */
 int64_t spikeseg_count_events(const uint16_t *x, const uint16_t *y, const uint8_t *p, int64_t events, int32_t factor,
-                              int32_t sensor_height, int32_t sensor_width, int32_t height, int32_t width, float clip,
+                              int32_t sensor_height, int32_t sensor_width, int32_t width, int32_t padding, float clip,
                               float *values, uint8_t *active, int64_t active_pitch) {
     int64_t total = 0;
-    memset(active, 0, (size_t)(height * active_pitch));
-    memset(values, 0, (size_t)height * (size_t)width * 2 * sizeof(float));
     for (int64_t i = 0; i < events; i++) {
         if (x[i] >= sensor_width || y[i] >= sensor_height) return -1;
         const uint32_t row = factor == 1 ? y[i] : y[i] / (uint32_t)factor;
@@ -370,7 +429,7 @@ int64_t spikeseg_count_events(const uint16_t *x, const uint16_t *y, const uint8_
         float *value = values + (int64_t)row * width * 2 + bit;
         total += *value == 0.0f;
         *value += *value < clip ? 1.0f : 0.0f;
-        active[row * active_pitch + PAD_BITS / 8 + bit / 8] |= (uint8_t)(1u << bit % 8);
+        active[(row + (uint32_t)padding) * active_pitch + PAD_BITS / 8 + bit / 8] |= (uint8_t)(1u << bit % 8);
     }
     return total;
 }
@@ -383,54 +442,59 @@ void spikeseg_shuffle(const float *v, int32_t in_width, int32_t classes, int32_t
         for (int y = 0; y < height; y++) {
             const float *from = v + (int64_t)(y / scale) * in_width * channels + (c * scale + y % scale) * scale;
             float *to = logits + ((int64_t)c * height + y) * width;
-            for (int x = 0; x < width; x++) to[x] = from[(int64_t)(x / scale) * channels + x % scale];
+            for (int phase = 0; phase < scale; phase++)
+                for (int x = phase, cell = 0; x < width; x += scale, cell++) to[x] = from[cell * channels + phase];
         }
 }
 
 /* Class ids (height, width) from logits (classes, rows, columns), bilinear between the cells' centres; the lowest class
- * of equals. 0, or -1 without memory. */
+ * of equals. Pixels at the same place in their cells share their weights: they are done together, and put side by side
+ * at the end. 0, or -1 without memory. */
 int32_t spikeseg_mask(const float *logits, int32_t classes, int32_t rows, int32_t columns, int32_t stride,
                       int32_t height, int32_t width, uint8_t *mask) {
-    float *work_space = malloc(sizeof(float) * (size_t)(columns + 3 * (int64_t)width));
-    int32_t *left = malloc(sizeof(int32_t) * (size_t)width * 2);
-    if (work_space == NULL || left == NULL) {
-        free(work_space);
-        free(left);
+    float *lines = malloc(sizeof(float) * (size_t)(classes + 1) * (size_t)(columns + 2));
+    const size_t cells = (size_t)(uint32_t)columns;
+    uint8_t *ids = malloc(cells);
+    if (lines == NULL || ids == NULL) {
+        free(lines);
+        free(ids);
         return -1;
     }
-    float *line = work_space, *best = line + columns, *share = best + width, *full = share + width;
-    int32_t *right = left + width;
+    float *best = lines + (int64_t)classes * (columns + 2);
     const float scale = 1.0f / (float)stride;
-    for (int x = 0; x < width; x++) {
-        float at = ((float)x + 0.5f) * scale - 0.5f;
-        if (at < 0.0f) at = 0.0f;
-        left[x] = (int32_t)at;
-        right[x] = left[x] + (left[x] < columns - 1);
-        share[x] = at - (float)left[x];
-    }
     for (int y = 0; y < height; y++) {
         float at = ((float)y + 0.5f) * scale - 0.5f;
         if (at < 0.0f) at = 0.0f;
         const int above = (int)at, below = above + (above < rows - 1);
         const float low = at - (float)above, high = 1.0f - low;
-        uint8_t *ids = mask + (int64_t)y * width;
-        memset(ids, 0, (size_t)width);
         for (int c = 0; c < classes; c++) {
             const float *a = logits + ((int64_t)c * rows + above) * columns;
             const float *b = logits + ((int64_t)c * rows + below) * columns;
-            for (int x = 0; x < columns; x++) line[x] = high * a[x] + low * b[x];
-            for (int x = 0; x < width; x++) full[x] = (1.0f - share[x]) * line[left[x]] + share[x] * line[right[x]];
-            if (c == 0) {
-                memcpy(best, full, sizeof(float) * (size_t)width);
-                continue;
+            /* A cell more at both ends: beyond the outermost centres nothing changes. */
+            float *line = lines + (int64_t)c * (columns + 2);
+            for (int x = 0; x < columns; x++) line[x + 1] = high * a[x] + low * b[x];
+            line[0] = line[1];
+            line[columns + 1] = line[columns];
+        }
+        for (int phase = 0; phase < stride; phase++) {
+            const float place = ((float)phase + 0.5f) * scale - 0.5f;
+            const int first = place < 0.0f ? 0 : 1;
+            const float right = place < 0.0f ? place + 1.0f : place, left = 1.0f - right;
+            for (int x = 0; x < columns; x++) best[x] = left * lines[first + x] + right * lines[first + x + 1];
+            memset(ids, 0, cells);
+            for (int c = 1; c < classes; c++) {
+                const float *line = lines + (int64_t)c * (columns + 2) + first;
+                for (int x = 0; x < columns; x++) {
+                    const float value = left * line[x] + right * line[x + 1];
+                    ids[x] = value > best[x] ? (uint8_t)c : ids[x];
+                    best[x] = value > best[x] ? value : best[x];
+                }
             }
-            for (int x = 0; x < width; x++) {
-                ids[x] = full[x] > best[x] ? (uint8_t)c : ids[x];
-                best[x] = full[x] > best[x] ? full[x] : best[x];
-            }
+            uint8_t *to = mask + (int64_t)y * width;
+            for (int x = phase, cell = 0; x < width; x += stride, cell++) to[x] = ids[cell];
         }
     }
-    free(work_space);
-    free(left);
+    free(lines);
+    free(ids);
     return 0;
 }

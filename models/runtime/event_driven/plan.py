@@ -16,6 +16,8 @@ from models.architectures.edge import READOUT, EdgeConfig, layer_shapes, sources
 MOST_PARTS = 4
 PAD = 16
 PAD_BITS = 64
+LIST_PAD = 64
+MOST_KERNEL = 8
 
 # The structures of kernel.c.
 _PART = np.dtype([("layer", "i4"), ("channels", "i4"), ("shift", "i4"), ("reserved", "i4")])
@@ -33,7 +35,7 @@ LAYER = np.dtype(
     ],
     align=True,
 )
-SLOT = np.dtype([("before", "u8"), ("after", "u8"), ("bits", "u8"), ("spikes", "i8")], align=True)
+SLOT = np.dtype([("before", "u8"), ("after", "u8"), ("lists", "u8"), ("starts", "u8"), ("spikes", "i8")], align=True)
 INPUT = np.dtype([("values", "u8"), ("active", "u8"), ("active_pitch", "i8")], align=True)
 ABI = LAYER.itemsize + 1000 * SLOT.itemsize + 100_000 * INPUT.itemsize
 
@@ -41,10 +43,14 @@ _ANALOG, _SPIKING, _READOUT = range(3)
 
 
 def supports(config: EdgeConfig) -> bool:
-    """Whether the kernel can run such a network: it spikes, and its stem sees few enough channels at a time."""
-    kernel = synapses(config)["stem"].kernel
-    parts = max(len(reads) for reads in sources(config).values())
-    return config.spiking and config.input_channels * kernel <= 57 and parts <= MOST_PARTS
+    """Whether the kernel can run such a network: one that spikes, within the bounds of its tables."""
+    table = synapses(config)
+    return (
+        config.spiking
+        and config.input_channels * table["stem"].kernel ** 2 <= 64
+        and all(s.kernel**2 * s.cin <= 0xFFFF and s.kernel <= MOST_KERNEL for s in table.values())
+        and all(len(reads) <= MOST_PARTS for reads in sources(config).values())
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +69,12 @@ class Plan:
         The kernel's table.
     state_offsets : uint64 array
         Bytes before each layer's membranes, (h, w, C), in one row's memory; ``state_floats`` in all.
-    bits_offsets : uint64 array
-        Bytes before each layer's packed spikes; ``bits_words`` words in all. The readout has none.
+    list_offsets, start_offsets : uint64 array
+        Bytes before each layer's lists of spikes and before where those of each pixel begin; ``spike_bytes`` in all.
+    padding : int
+        Empty lines above and below the map of active inputs.
     active_pitch : int
-        Bytes of the map of active inputs for one line of the grid.
+        Bytes of that map for one line of the grid.
     """
 
     height: int
@@ -76,8 +84,10 @@ class Plan:
     layers: NDArray[Any]
     state_offsets: NDArray[np.uint64]
     state_floats: int
-    bits_offsets: NDArray[np.uint64]
-    bits_words: int
+    list_offsets: NDArray[np.uint64]
+    start_offsets: NDArray[np.uint64]
+    spike_bytes: int
+    padding: int
     active_pitch: int
 
 
@@ -128,7 +138,10 @@ class PackedNetwork:
             for kind in ("weight", "bias", "keep"):
                 row[kind] = self._arrays[f"{name}.{kind}"].ctypes.data
         floats = [c * h * w for c, h, w in shapes.values()]
-        words = [0 if name == READOUT else -(-c // 64) * h * w for name, (c, h, w) in shapes.items()]
+        fire = [shape for name, shape in shapes.items() if name != READOUT] + [(0, 0, 0)]
+        lists = [h * (w * c + LIST_PAD) * 2 for c, h, w in fire]
+        starts = [h * (w + 1) * 4 for _, h, w in fire]
+        list_bytes = -(-sum(lists) // 8) * 8
         return Plan(
             height,
             width,
@@ -137,8 +150,10 @@ class PackedNetwork:
             layers,
             _starts(floats, 4),
             sum(floats),
-            _starts(words, 8),
-            sum(words),
+            _starts(lists, 1),
+            _starts(starts, 1) + np.uint64(list_bytes),
+            list_bytes + sum(starts),
+            synapses(config)["stem"].padding,
             (2 * PAD_BITS + width * config.input_channels) // 8 + 8,
         )
 

@@ -65,7 +65,12 @@ class EventDrivenRuntime(EdgeRuntime):
         cells = _Cells(plan, batch, channels)
         active = [
             self._kernel.pack_input(
-                counts.data_ptr() + row * channels * height * width * 4, channels, height, width, *cells.pointers(row)
+                counts.data_ptr() + row * channels * height * width * 4,
+                channels,
+                height,
+                width,
+                plan.padding,
+                *cells.pointers(row),
             )
             for row in range(batch)
         ]
@@ -125,8 +130,8 @@ class EventDrivenRuntime(EdgeRuntime):
             grid.factor,
             sensor.height,
             sensor.width,
-            grid.height,
             grid.width,
+            cells.padding,
             float(self.config.count_clip),
             *cells.pointers(row),
         )
@@ -135,15 +140,20 @@ class EventDrivenRuntime(EdgeRuntime):
         return int(active)
 
     def _advance(
-        self, plan: Plan, cells: _Cells, before: NDArray[np.uint64], after: NDArray[np.uint64]
+        self,
+        plan: Plan,
+        cells: _Cells,
+        before: NDArray[np.uint64],
+        after: NDArray[np.uint64],
+        nanoseconds: NDArray[np.int64] | None = None,
     ) -> NDArray[np.int64]:
-        """Run all layers, from and to memory (batch, layers); gives spikes (batch, layers)."""
+        """Run all layers, from and to memory (batch, layers); gives spikes (batch, layers), and what each layer took."""
         batch = len(before)
-        bits = np.empty((batch, plan.bits_words), np.uint64)
+        memory = np.empty((batch, plan.spike_bytes), np.uint8)
         slots = np.zeros((batch, len(plan.names)), SLOT)
         slots["before"], slots["after"] = before, after
-        rows = bits.ctypes.data + np.arange(batch, dtype=np.uint64)[:, None] * np.uint64(8 * plan.bits_words)
-        slots["bits"] = rows + plan.bits_offsets
+        rows = memory.ctypes.data + np.arange(batch, dtype=np.uint64)[:, None] * np.uint64(plan.spike_bytes)
+        slots["lists"], slots["starts"] = rows + plan.list_offsets, rows + plan.start_offsets
         counters = np.zeros(2 * len(plan.names), np.int64)
         failed = self._kernel.step(
             plan.layers.ctypes.data,
@@ -153,6 +163,7 @@ class EventDrivenRuntime(EdgeRuntime):
             batch,
             torch.get_num_threads(),
             counters.ctypes.data,
+            None if nanoseconds is None else nanoseconds.ctypes.data,
         )
         if failed:
             raise MemoryError("no memory to step the network in")
@@ -181,8 +192,9 @@ class _Cells:
     """The input of a batch: values (batch, height, width, channels) and a map of those that are not zero."""
 
     def __init__(self, plan: Plan, batch: int, channels: int) -> None:
-        self._values = np.empty((batch, plan.height, plan.width, channels), np.float32)
-        self._active = np.empty((batch, plan.height, plan.active_pitch), np.uint8)
+        self.padding = plan.padding
+        self._values = np.zeros((batch, plan.height, plan.width, channels), np.float32)
+        self._active = np.zeros((batch, plan.height + 2 * plan.padding, plan.active_pitch), np.uint8)
         self._pitch = plan.active_pitch
         self.inputs = np.zeros(batch, INPUT)
         for row in range(batch):
