@@ -147,7 +147,7 @@ class EventDrivenRuntime(EdgeRuntime):
         after: NDArray[np.uint64],
         nanoseconds: NDArray[np.int64] | None = None,
     ) -> NDArray[np.int64]:
-        """Run all layers, from and to memory (batch, layers); gives spikes (batch, layers), and what each layer took."""
+        """Run all layers, from and to memory (batch, layers); gives spikes (batch, layers) and the time of each layer."""
         batch = len(before)
         memory = np.empty((batch, plan.spike_bytes), np.uint8)
         slots = np.zeros((batch, len(plan.names)), SLOT)
