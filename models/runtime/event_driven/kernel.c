@@ -29,6 +29,7 @@
 #endif
 
 #define MOST_PARTS 4
+#define AHEAD 512 /* floats */
 #define PAD 16 /* rows of weights are padded to a multiple of so many channels, whatever the width of a vector */
 
 typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
@@ -185,6 +186,9 @@ static inline __attribute__((always_inline)) uint16_t *integrate(
     }
 #pragma GCC unroll 16
     for (int j = 0; j < count; j++) {
+        /* Membranes are read and written once, one after the other; asked for well ahead, they are there in time. */
+        __builtin_prefetch(before + j * WIDTH + AHEAD);
+        __builtin_prefetch(after + j * WIDTH + AHEAD, 1);
         const int whole = j < count - 1 || lanes == WIDTH;
         const vec v = whole ? load(before + j * WIDTH) : load_some(before + j * WIDTH, lanes);
         if (twice) sum[j] += other[j];
@@ -442,8 +446,13 @@ void spikeseg_shuffle(const float *v, int32_t in_width, int32_t classes, int32_t
         for (int y = 0; y < height; y++) {
             const float *from = v + (int64_t)(y / scale) * in_width * channels + (c * scale + y % scale) * scale;
             float *to = logits + ((int64_t)c * height + y) * width;
-            for (int phase = 0; phase < scale; phase++)
-                for (int x = phase, cell = 0; x < width; x += scale, cell++) to[x] = from[cell * channels + phase];
+            const size_t side = (size_t)scale * sizeof(float);
+            const int whole = width / scale;
+            if (scale == 2)
+                for (int cell = 0; cell < whole; cell++) memcpy(to + 2 * cell, from + cell * channels, 2 * sizeof(float));
+            else
+                for (int cell = 0; cell < whole; cell++) memcpy(to + cell * scale, from + cell * channels, side);
+            for (int x = whole * scale; x < width; x++) to[x] = from[whole * channels + x % scale];
         }
 }
 
@@ -454,7 +463,7 @@ int32_t spikeseg_mask(const float *logits, int32_t classes, int32_t rows, int32_
                       int32_t height, int32_t width, uint8_t *mask) {
     float *lines = malloc(sizeof(float) * (size_t)(classes + 1) * (size_t)(columns + 2));
     const size_t cells = (size_t)(uint32_t)columns;
-    uint8_t *ids = malloc(cells);
+    int32_t *ids = malloc(cells * sizeof(int32_t));
     if (lines == NULL || ids == NULL) {
         free(lines);
         free(ids);
@@ -481,17 +490,17 @@ int32_t spikeseg_mask(const float *logits, int32_t classes, int32_t rows, int32_
             const int first = place < 0.0f ? 0 : 1;
             const float right = place < 0.0f ? place + 1.0f : place, left = 1.0f - right;
             for (int x = 0; x < columns; x++) best[x] = left * lines[first + x] + right * lines[first + x + 1];
-            memset(ids, 0, cells);
+            memset(ids, 0, cells * sizeof(int32_t));
             for (int c = 1; c < classes; c++) {
                 const float *line = lines + (int64_t)c * (columns + 2) + first;
                 for (int x = 0; x < columns; x++) {
                     const float value = left * line[x] + right * line[x + 1];
-                    ids[x] = value > best[x] ? (uint8_t)c : ids[x];
+                    ids[x] = value > best[x] ? c : ids[x];
                     best[x] = value > best[x] ? value : best[x];
                 }
             }
             uint8_t *to = mask + (int64_t)y * width;
-            for (int x = phase, cell = 0; x < width; x += stride, cell++) to[x] = ids[cell];
+            for (int x = phase, cell = 0; x < width; x += stride, cell++) to[x] = (uint8_t)ids[cell];
         }
     }
     free(lines);
