@@ -299,6 +299,27 @@ def test_every_kernel_that_runs_here_gives_the_steps_of_the_reference(
             state = expected.state
 
 
+def test_kernels_of_all_processors_that_multiply_and_add_at_once_give_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [name for name in library.instructions_here() if name != "baseline"]
+    if len(names) < 2:
+        pytest.skip("this processor runs fewer than two such kernels")
+    for config in CONFIGS.values():
+        steps = []
+        for name in names:
+            built = library.Kernel(library.build(name, tmp_path / "kernels"))
+            monkeypatch.setattr("models.runtime.event_driven.runtime.kernel", lambda built=built: built)
+            _, tested = runtimes(config)
+            state = tested.initial_state(1, 30, 23)
+            for x in windows(4, 1, 30, 23, 0.2).float():
+                result = tested.step(state, x)
+                state = result.state
+            steps.append(result)
+        assert steps[0].state.equals(steps[1].state)
+        assert torch.equal(steps[0].logits, steps[1].logits)
+
+
 def test_the_command_builds_the_kernel_beforehand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,8 +5,9 @@
  * output pixel. A layer is one pass: for each output pixel the rows of its active inputs are listed, added up in
  * registers, and the neurons leak, fire, reset and are listed before the next pixel is looked at.
  *
- * Every pixel is computed by one thread, its rows in the order (tap, c_in), whatever else is computed beside it: the
- * bits of an answer depend neither on the number of threads nor on the other rows of a batch.
+ * Every pixel is computed by one thread, its rows in the order (tap, c_in), whatever else is computed beside it, and
+ * whatever the width of a vector: the bits of an answer depend neither on the number of threads nor on the other rows of
+ * a batch, and are the same on all processors that multiply and add in one rounding.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -22,10 +23,10 @@
 #elif defined(__AVX2__)
 #include <immintrin.h>
 #define WIDTH 8
-#define BLOCK 12
+#define BLOCK 6
 #else
 #define WIDTH 4
-#define BLOCK 8
+#define BLOCK 6
 #endif
 
 #define MOST_PARTS 4
@@ -151,38 +152,27 @@ static inline __attribute__((always_inline)) uint16_t *integrate(
     const int count, const int kind, int lanes, const float *weight, int64_t pitch, const uint16_t *rows,
     const float *factor, int n, const float *bias, const float *keep, const float *before, float *after,
     uint16_t *list, int first) {
-    /* Of few vectors, two sums are taken side by side, so that one does not wait for the other. */
-    const int twice = count <= 4;
-    vec sum[BLOCK], other[4];
+    /* Two sums side by side, of every other row, so that one does not wait for the other. */
+    vec sum[BLOCK], other[BLOCK];
 #pragma GCC unroll 16
     for (int j = 0; j < count; j++) {
         sum[j] = load(bias + j * WIDTH);
-        if (twice) other[j] = (vec){0};
+        other[j] = (vec){0};
     }
     int i = 0;
-    if (twice)
-        for (; i + 1 < n; i += 2) {
-            const float *row = weight + rows[i] * pitch, *next = weight + rows[i + 1] * pitch;
-#pragma GCC unroll 16
-            for (int j = 0; j < count; j++) {
-                if (kind == ANALOG) {
-                    sum[j] += load(row + j * WIDTH) * factor[i];
-                    other[j] += load(next + j * WIDTH) * factor[i + 1];
-                } else {
-                    sum[j] += load(row + j * WIDTH);
-                    other[j] += load(next + j * WIDTH);
-                }
-            }
-        }
-    for (; i < n; i++) {
-        const float *row = weight + rows[i] * pitch;
+    for (; i + 1 < n; i += 2) {
+        const float *row = weight + rows[i] * pitch, *next = weight + rows[i + 1] * pitch;
 #pragma GCC unroll 16
         for (int j = 0; j < count; j++) {
-            if (kind == ANALOG)
-                sum[j] += load(row + j * WIDTH) * factor[i];
-            else
-                sum[j] += load(row + j * WIDTH);
+            sum[j] += kind == ANALOG ? (vec)(load(row + j * WIDTH) * factor[i]) : load(row + j * WIDTH);
+            other[j] += kind == ANALOG ? (vec)(load(next + j * WIDTH) * factor[i + 1]) : load(next + j * WIDTH);
         }
+    }
+    if (i < n) {
+        const float *row = weight + rows[i] * pitch;
+#pragma GCC unroll 16
+        for (int j = 0; j < count; j++)
+            sum[j] += kind == ANALOG ? (vec)(load(row + j * WIDTH) * factor[i]) : load(row + j * WIDTH);
     }
 #pragma GCC unroll 16
     for (int j = 0; j < count; j++) {
@@ -191,8 +181,7 @@ static inline __attribute__((always_inline)) uint16_t *integrate(
         __builtin_prefetch(after + j * WIDTH + AHEAD, 1);
         const int whole = j < count - 1 || lanes == WIDTH;
         const vec v = whole ? load(before + j * WIDTH) : load_some(before + j * WIDTH, lanes);
-        if (twice) sum[j] += other[j];
-        const vec h = v * load(keep + j * WIDTH) + sum[j];
+        const vec h = v * load(keep + j * WIDTH) + (sum[j] + other[j]);
         vec left = h;
         if (kind != READOUT) {
             list = append_bits(list, at_threshold(h), first + j * WIDTH);
@@ -221,9 +210,9 @@ static inline __attribute__((always_inline)) uint16_t *integrate_pixel(
                          layer->bias + first, layer->keep + first, before + first, after + first, list, first);       \
         break;
         switch (count) {
-            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
-#if BLOCK > 8
-            CASE(9) CASE(10) CASE(11) CASE(12)
+            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#if BLOCK > 6
+            CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #endif
         }
 #undef CASE
