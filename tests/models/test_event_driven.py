@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from spikingjelly.activation_based import functional
 
 from models import zoo
-from models.architectures.edge import READOUT, EdgeConfig, class_mask, fold_batch_norm
+from models.architectures.edge import READOUT, EdgeConfig, class_mask, fold_batch_norm, synapses
 from models.encoding import InputGrid, polarity_counts
 from models.errors import BackendUnavailableError, EncodingError, StateError
 from models.events import EventBatch, SensorSize
 from models.runtime.edge import EdgeRuntime, StepResult
-from models.runtime.event_driven import EventDrivenRuntime, library, warm
+from models.runtime.event_driven import EventDrivenRuntime, LayerProbe, library, warm
 from models.runtime.exactness import Exactness, computing_threads, keeps_bits
+from models.runtime.lif import lif_step
 from models.runtime.model import WindowInput
 from models.runtime.state import State
 from tests.models.edge_networks import SMALL, network, windows
@@ -54,7 +55,7 @@ def clear_of_threshold(result: StepResult) -> bool:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     config=st.sampled_from(sorted(CONFIGS)),
     height=st.integers(1, 40),
@@ -284,11 +285,17 @@ def test_a_kernel_that_others_may_write_to_is_not_loaded(tmp_path: Path, monkeyp
         library.kernel()
 
 
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where each kernel is built once."""
+    return tmp_path_factory.mktemp("kernels")
+
+
 @pytest.mark.parametrize("instructions", library.instructions_here())
 def test_every_kernel_that_runs_here_gives_the_steps_of_the_reference(
-    instructions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    instructions: str, kernels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built = library.Kernel(library.build(instructions, tmp_path / "kernels"))
+    built = library.Kernel(library.build(instructions, kernels))
     monkeypatch.setattr("models.runtime.event_driven.runtime.kernel", lambda: built)
     for config in CONFIGS.values():
         reference, tested = runtimes(config)
@@ -300,7 +307,7 @@ def test_every_kernel_that_runs_here_gives_the_steps_of_the_reference(
 
 
 def test_kernels_of_all_processors_that_multiply_and_add_at_once_give_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kernels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [name for name in library.instructions_here() if name != "baseline"]
     if len(names) < 2:
@@ -308,7 +315,7 @@ def test_kernels_of_all_processors_that_multiply_and_add_at_once_give_the_same_b
     for config in CONFIGS.values():
         steps = []
         for name in names:
-            built = library.Kernel(library.build(name, tmp_path / "kernels"))
+            built = library.Kernel(library.build(name, kernels))
             monkeypatch.setattr("models.runtime.event_driven.runtime.kernel", lambda built=built: built)
             _, tested = runtimes(config)
             state = tested.initial_state(1, 30, 23)
@@ -321,11 +328,27 @@ def test_kernels_of_all_processors_that_multiply_and_add_at_once_give_the_same_b
 
 
 def test_the_command_builds_the_kernel_beforehand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kernels: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(warm, "BESIDE", tmp_path / "built")
+    monkeypatch.setattr(warm, "BESIDE", kernels)
     assert warm.main(["--image"]) == 0
-    built = sorted((tmp_path / "built").iterdir())
+    built = sorted(kernels.iterdir())
     assert sorted(map(Path, capsys.readouterr().out.split())) == built
     assert {library.file_name(name) for name in library.instructions_here()} <= {path.name for path in built}
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o755 for path in built)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("layer", ["down4", "enc8b", "pyramid5", "context", "decoder"])
+def test_a_layer_by_itself_is_the_convolution_of_its_spikes(layer: str, density: float) -> None:
+    weights = fold_batch_norm(network(ODD))
+    probe = LayerProbe(EventDrivenRuntime(ODD, weights), layer, 37, 30, density=density, seed=1)
+    probe.run()
+    s = synapses(ODD)[layer]
+    current = torch.nn.functional.conv2d(
+        probe.spikes, weights[f"{layer}.weight"], weights[f"{layer}.bias"], s.stride, s.padding, s.dilation
+    )
+    spikes, v = lif_step(current, probe.membranes, weights[f"{layer}.keep"].reshape(-1, 1, 1))
+    after, fired = probe.result
+    assert fired == int(spikes.sum())
+    torch.testing.assert_close(after, v, atol=1e-5, rtol=1e-5)

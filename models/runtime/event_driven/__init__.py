@@ -6,6 +6,7 @@
 
 from models.runtime.event_driven.library import kernel
 from models.runtime.event_driven.plan import supports
+from models.runtime.event_driven.probe import LayerProbe
 from models.runtime.event_driven.runtime import EventDrivenRuntime
 
-__all__ = ["EventDrivenRuntime", "kernel", "supports"]
+__all__ = ["EventDrivenRuntime", "LayerProbe", "kernel", "supports"]

@@ -67,17 +67,19 @@ typedef struct {
 
 #define PAD_BITS 64
 
+#define MOST_LAYERS 64
+#define MOST_THREADS 256
+
+/* One call. It outlives the call until the last helper has left, who looks at nothing else by then. */
 typedef struct {
     const Layer *layers;
     Slot *slots; /* [batch][layers] */
     const Input *inputs;
-    int32_t layer_count, batch, threads;
-    int32_t failed;
-    int64_t *next, *done; /* [layers] */
-    int64_t *nanoseconds; /* [layers], or NULL */
+    int32_t first, end, layer_count, threads, references;
+    int64_t most_rows; /* of weights, for one pixel */
+    int64_t total[MOST_LAYERS], next[MOST_LAYERS], done[MOST_LAYERS]; /* lines of output of the whole batch */
 } Run;
 
-int32_t spikeseg_vector_width(void) { return WIDTH; }
 int32_t spikeseg_abi(void) { return (int32_t)(sizeof(Layer) + 1000 * sizeof(Slot) + 100000 * sizeof(Input)); }
 
 static inline int padded(int channels) { return (channels + PAD - 1) / PAD * PAD; }
@@ -282,10 +284,11 @@ static inline __attribute__((always_inline)) void spiking_row(
 }
 
 /* The active inputs of a pixel, all taps and channels of them, fit one word: at bit (ky, kx, channel). */
-static void analog_row(const Layer *layer, const Input *input, Slot *slot, int y, uint16_t *rows, float *factor) {
+static void analog_row(const Layer *layer, const Input *input, Slot *slot, int y, uint16_t *rows) {
     const int channels = layer->in_channels, kernel = layer->kernel, seen = kernel * channels;
     const uint64_t mask = (1ull << seen) - 1;
     int32_t offset[64];
+    float factor[64];
     for (int ky = 0; ky < kernel; ky++)
         for (int k = 0; k < seen; k++) offset[ky * seen + k] = ky * layer->in_width * channels + k;
     const int64_t top = (int64_t)y * layer->stride;
@@ -322,69 +325,92 @@ static int64_t now(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Every thread takes rows of the layer until none is left, then waits for those that others are at. A thread that
- * comes late finds the work done; nobody waits for it. */
-static void work(Run *run, int first) {
-    int64_t most = 0;
-    for (int l = 0; l < run->layer_count; l++) {
-        const int64_t inputs = (int64_t)run->layers[l].kernel * run->layers[l].kernel * run->layers[l].in_channels;
-        if (inputs > most) most = inputs;
+/* Lines of one layer, one after the other over the batch. */
+static void compute(const Run *run, int l, int64_t begin, int64_t end, uint16_t *rows) {
+    const Layer *layer = &run->layers[l];
+    for (int64_t line = begin; line < end; line++) {
+        const int64_t b = line / layer->height;
+        const int y = (int)(line % layer->height);
+        Slot *slots = run->slots + b * run->layer_count;
+        if (layer->kind == ANALOG)
+            analog_row(layer, &run->inputs[b], &slots[l], y, rows);
+        else if (layer->kind == SPIKING)
+            spiking_row(SPIKING, layer, run->layers, slots, &slots[l], y, rows);
+        else
+            spiking_row(READOUT, layer, run->layers, slots, &slots[l], y, rows);
     }
-    float factor[64];
-    uint16_t *rows = malloc((size_t)(most + LIST_PAD) * sizeof(uint16_t));
-    if (rows == NULL) {
-        __atomic_store_n(&run->failed, 1, __ATOMIC_RELEASE);
-        return;
-    }
-    for (int l = 0; l < run->layer_count; l++) {
-        const Layer *layer = &run->layers[l];
-        const int64_t begun = first && run->nanoseconds ? now() : 0;
-        const int64_t total = (int64_t)run->batch * layer->height;
+}
+
+/* Every thread takes lines of the layer until none is left, then waits for those that others are at. A thread that comes
+ * late finds the work done, and nobody waits for it. */
+static void work(Run *run, uint16_t *rows, int64_t *nanoseconds) {
+    for (int l = run->first; l < run->end; l++) {
+        const int64_t begun = nanoseconds ? now() : 0, total = run->total[l];
         const int64_t chunk = run->threads == 1 ? total : total / (8 * run->threads) + 1;
         for (;;) {
             const int64_t begin = __atomic_fetch_add(&run->next[l], chunk, __ATOMIC_RELAXED);
             if (begin >= total) break;
             const int64_t end = begin + chunk < total ? begin + chunk : total;
-            for (int64_t row = begin; row < end; row++) {
-                const int64_t b = row / layer->height;
-                const int y = (int)(row % layer->height);
-                Slot *slots = run->slots + b * run->layer_count;
-                if (layer->kind == ANALOG)
-                    analog_row(layer, &run->inputs[b], &slots[l], y, rows, factor);
-                else if (layer->kind == SPIKING)
-                    spiking_row(SPIKING, layer, run->layers, slots, &slots[l], y, rows);
-                else
-                    spiking_row(READOUT, layer, run->layers, slots, &slots[l], y, rows);
-            }
+            compute(run, l, begin, end, rows);
             __atomic_fetch_add(&run->done[l], end - begin, __ATOMIC_RELEASE);
         }
-        for (int spins = 0; __atomic_load_n(&run->done[l], __ATOMIC_ACQUIRE) < total; spins++) {
-            if (__atomic_load_n(&run->failed, __ATOMIC_ACQUIRE)) break;
+        for (int spins = 0; __atomic_load_n(&run->done[l], __ATOMIC_ACQUIRE) < total; spins++)
             if (spins > 1000) sched_yield();
-        }
-        if (first && run->nanoseconds) run->nanoseconds[l] = now() - begun;
+        if (nanoseconds) nanoseconds[l] = now() - begun;
     }
-    free(rows);
 }
 
-static void *help(void *run) {
-    work(run, 0);
+static uint16_t *room_for_rows(const Run *run) { return malloc((size_t)(run->most_rows + LIST_PAD) * sizeof(uint16_t)); }
+
+static void leave(Run *run) {
+    if (__atomic_sub_fetch(&run->references, 1, __ATOMIC_ACQ_REL) == 0) free(run);
+}
+
+static void *help(void *argument) {
+    Run *run = argument;
+    uint16_t *rows = room_for_rows(run);
+    if (rows != NULL) work(run, rows, NULL);
+    free(rows);
+    leave(run);
     return NULL;
 }
 
-/* Advance `batch` rows by one step on so many threads. `counters` are 2 * layer_count zeros; what each layer took goes
- * to `nanoseconds`, unless that is NULL. 0, or -1 without memory. */
-int32_t spikeseg_step(const Layer *layers, int32_t layer_count, Slot *slots, const Input *inputs, int32_t batch,
-                      int32_t threads, int64_t *counters, int64_t *nanoseconds) {
-    enum { MOST_THREADS = 256 };
-    pthread_t helpers[MOST_THREADS];
+/* Advance `batch` rows by one step on so many threads: the layers [first, end), those before them having fired.
+ * What each layer took goes to `nanoseconds`, unless that is NULL. 0, or -1 without memory. */
+int32_t spikeseg_step(const Layer *layers, int32_t first, int32_t end, int32_t layer_count, Slot *slots,
+                      const Input *inputs, int32_t batch, int32_t threads, int64_t *nanoseconds) {
+    Run *run = calloc(1, sizeof(Run));
+    if (run == NULL) return -1;
     if (threads > MOST_THREADS) threads = MOST_THREADS;
-    Run run = {layers, slots, inputs, layer_count, batch, threads, 0, counters, counters + layer_count, nanoseconds};
-    int started = 0;
-    while (started < threads - 1 && pthread_create(&helpers[started], NULL, help, &run) == 0) started++;
-    work(&run, 1);
-    for (int k = 0; k < started; k++) pthread_join(helpers[k], NULL);
-    return run.failed ? -1 : 0;
+    *run = (Run){.layers = layers, .slots = slots, .inputs = inputs, .first = first, .end = end,
+                 .layer_count = layer_count, .threads = threads, .references = 1};
+    for (int l = 0; l < layer_count; l++) {
+        const int64_t rows = (int64_t)layers[l].kernel * layers[l].kernel * layers[l].in_channels;
+        if (rows > run->most_rows) run->most_rows = rows;
+        run->total[l] = (int64_t)batch * layers[l].height;
+    }
+    uint16_t *rows = room_for_rows(run);
+    if (rows == NULL) {
+        free(run);
+        return -1;
+    }
+    pthread_attr_t detached;
+    if (threads > 1 && pthread_attr_init(&detached) == 0) {
+        pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+        for (int k = 1; k < threads; k++) {
+            pthread_t helper;
+            __atomic_fetch_add(&run->references, 1, __ATOMIC_RELAXED);
+            if (pthread_create(&helper, &detached, help, run) != 0) {
+                leave(run);
+                break;
+            }
+        }
+        pthread_attr_destroy(&detached);
+    }
+    work(run, rows, nanoseconds);
+    free(rows);
+    leave(run);
+    return 0;
 }
 
 /* Values (channels, height, width) to an Input, whose map begins as zeros; gives how many are not zero. */

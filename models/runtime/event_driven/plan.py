@@ -18,6 +18,7 @@ PAD = 16
 PAD_BITS = 64
 LIST_PAD = 64
 MOST_KERNEL = 8
+MOST_LAYERS = 64
 
 # The structures of kernel.c.
 _PART = np.dtype([("layer", "i4"), ("channels", "i4"), ("shift", "i4"), ("reserved", "i4")])
@@ -47,6 +48,7 @@ def supports(config: EdgeConfig) -> bool:
     table = synapses(config)
     return (
         config.spiking
+        and len(table) <= MOST_LAYERS
         and config.input_channels * table["stem"].kernel ** 2 <= 64
         and all(s.kernel**2 * s.cin <= 0xFFFF and s.kernel <= MOST_KERNEL for s in table.values())
         and all(len(reads) <= MOST_PARTS for reads in sources(config).values())

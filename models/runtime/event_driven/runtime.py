@@ -7,6 +7,7 @@ neuron whose potential comes within rounding of the threshold may fire in one an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,14 +54,14 @@ class EventDrivenRuntime(EdgeRuntime):
         self._kernel = kernel()
         if self._kernel.sizes != ABI:
             raise BackendUnavailableError(f"{self._kernel.path} was built from another version of its source")
-        self._network = PackedNetwork(config, weights)
+        self.network = PackedNetwork(config, weights)
 
     @torch.inference_mode()
     def step(self, state: State, x: Tensor) -> StepResult:
         """Advance one window; as ``EdgeRuntime.step``."""
         batch, channels, height, width = x.shape
         self.check(state, batch, height, width)
-        plan = self._network.plan(height, width)
+        plan = self.network.plan(height, width)
         counts = x.to(torch.float32).contiguous()
         cells = _Cells(plan, batch, channels)
         active = [
@@ -92,7 +93,7 @@ class EventDrivenRuntime(EdgeRuntime):
         States are read where they are, and each new one has memory of its own.
         """
         grid = rows[0][2]
-        plan = self._network.plan(grid.height, grid.width)
+        plan = self.network.plan(grid.height, grid.width)
         cells = _Cells(plan, len(rows), 2)
         active = [self._count(events, grid, cells, row) for row, (_, events, grid) in enumerate(rows)]
         # Kept until the step is over: a state in another layout is copied.
@@ -140,35 +141,48 @@ class EventDrivenRuntime(EdgeRuntime):
         return int(active)
 
     def _advance(
-        self,
-        plan: Plan,
-        cells: _Cells,
-        before: NDArray[np.uint64],
-        after: NDArray[np.uint64],
-        nanoseconds: NDArray[np.int64] | None = None,
+        self, plan: Plan, cells: _Cells, before: NDArray[np.uint64], after: NDArray[np.uint64]
     ) -> NDArray[np.int64]:
-        """Run all layers, from and to memory (batch, layers); gives spikes (batch, layers) and the time of each layer."""
+        """Run all layers, from and to memory (batch, layers); gives spikes (batch, layers)."""
         batch = len(before)
         memory = np.empty((batch, plan.spike_bytes), np.uint8)
         slots = np.zeros((batch, len(plan.names)), SLOT)
         slots["before"], slots["after"] = before, after
         rows = memory.ctypes.data + np.arange(batch, dtype=np.uint64)[:, None] * np.uint64(plan.spike_bytes)
         slots["lists"], slots["starts"] = rows + plan.list_offsets, rows + plan.start_offsets
-        counters = np.zeros(2 * len(plan.names), np.int64)
+        self.run_layers(plan, slots, 0, len(plan.names), cells.inputs)
+        spikes: NDArray[np.int64] = slots["spikes"]
+        return spikes
+
+    def run_layers(
+        self,
+        plan: Plan,
+        slots: NDArray[Any],
+        first: int,
+        end: int,
+        inputs: NDArray[Any] | None = None,
+        nanoseconds: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Run the layers [first, end) over slots (batch, layers); what each one took goes to ``nanoseconds``.
+
+        Raises
+        ------
+        MemoryError
+            If there is no memory to list spikes in.
+        """
         failed = self._kernel.step(
             plan.layers.ctypes.data,
+            first,
+            end,
             len(plan.names),
             slots.ctypes.data,
-            cells.inputs.ctypes.data,
-            batch,
+            None if inputs is None else inputs.ctypes.data,
+            slots.size // len(plan.names),
             torch.get_num_threads(),
-            counters.ctypes.data,
             None if nanoseconds is None else nanoseconds.ctypes.data,
         )
         if failed:
             raise MemoryError("no memory to step the network in")
-        spikes: NDArray[np.int64] = slots["spikes"]
-        return spikes
 
     def _logits(self, plan: Plan, readout: Tensor) -> Tensor:
         stride, scale = self.config.output_stride, self.config.readout_scale
