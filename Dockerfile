@@ -19,6 +19,9 @@ COPY models models
 COPY clients clients
 COPY service service
 RUN pip install --no-deps .
+# Built here for every kind of processor, since the image has no compiler; from /, so that it is the installed package.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/* \
+ && cd / && python -m models.runtime.event_driven.warm --image
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /tmp --no-create-home spikeseg
