@@ -33,10 +33,14 @@ RUN pip install --no-deps . \
  && find "$packages/torch/bin" -type f ! -name torch_shm_manager -delete \
  && find "$packages/torch/lib" -name '*.a' -delete \
  && pip uninstall --yes pip
+# The kernel is built here for every kind of processor, since the image has no compiler; from /, so that it is the
+# installed package's.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/* \
+ && cd / && python -m models.runtime.event_driven.warm --image
 # The file system of the container may be read-only, so everything is compiled here. Some files of others are written for
 # other versions of Python and cannot be; nothing imports them.
 RUN cd / && { python -m compileall -q -j 0 /opt/spikeseg/lib >/dev/null 2>&1 || true; } \
- && python -c 'import service.app, clients.replay'
+ && python -c 'import service.app, clients.cli.main'
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /tmp --no-create-home spikeseg

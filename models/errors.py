@@ -5,6 +5,7 @@ ModelsError
  ├── WeightsError         weights or card missing, damaged, or not of this network
  ├── StateError           a state that does not belong to this network or sensor
  ├── EncodingError        events or frames that cannot be turned into a tensor
+ ├── BackendUnavailableError  what is to compute a network cannot run it on this machine
  ├── EmulatorError        frames or settings that the emulator cannot use
  ├── TrainingError        settings or a checkpoint that a training run cannot use
  └── DatasetNotFoundError the data asked for is not on this machine
@@ -31,6 +32,10 @@ class StateError(ModelsError):
 
 class EncodingError(ModelsError):
     """Events or frames that cannot be turned into an input tensor."""
+
+
+class BackendUnavailableError(ModelsError):
+    """What is to compute a network cannot run it, or cannot be built on this machine; the message says why."""
 
 
 class EmulatorError(ModelsError):

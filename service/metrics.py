@@ -287,6 +287,10 @@ class Counted(Protocol):
         """How it runs."""
 
     @property
+    def backend(self) -> str:
+        """What computes it."""
+
+    @property
     def classes(self) -> Sequence[SegmentationClass]:
         """The classes of its masks."""
 
@@ -296,8 +300,7 @@ class ModelMetrics:
 
     def __init__(self, families: _ModelFamilies, model: Counted) -> None:
         name = model.name
-        # Not in the protocol: networks that know one way of computing do not name it.
-        families.info.labels(name).info({"mode": model.mode, "backend": str(getattr(model, "backend", "torch"))})
+        families.info.labels(name).info({"mode": model.mode, "backend": model.backend})
         self._model = name
         self._families = families
         self._windows = families.windows.labels(name)

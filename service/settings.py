@@ -44,6 +44,11 @@ class Settings(BaseSettings):
     zoo: Path = Field(default=ZOO, description="Folder of the trained networks: NAME.json and its weights.")
     default_model: str = Field(default="edge-s", description="Model of requests that name none; loaded at start.")
     frame_model: str = Field(default="paper-deeplab-voc", description="Model of pictures that come with no name.")
+    backend: Literal["auto", "torch", "event-driven"] = Field(
+        default="auto",
+        description="What computes the networks: torch, event-driven (where spikes are alone; needs a C compiler at the"
+        " first start), or auto: event-driven where it can run.",
+    )
     cores: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads that compute, over all sessions."
     )

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.architectures.edge import (
     READOUT,
     Apply,
     EdgeConfig,
+    class_mask,
     forward_graph,
     layer_macs,
     layer_shapes,
     sources,
     synapses,
 )
+from models.encoding import InputGrid, polarity_counts
 from models.errors import StateError
+from models.events import EventBatch
 from models.runtime.activity import LayerActivity, SpikeActivity
 from models.runtime.lif import leaky_readout_step, lif_step
-from models.runtime.state import State, check_state, check_windows
+from models.runtime.model import Backend
+from models.runtime.state import State, check_state, check_windows, gather, scatter
 from models.runtime.weights import check_weights
 
 HISTORY = "history"
@@ -46,6 +53,19 @@ class StepResult:
     logits: Tensor
     state: State
     spike_counts: Mapping[str, Tensor]
+
+    def counts_of(self, row: int) -> dict[str, int]:
+        """Spike counts of one row."""
+        return {name: int(count[row]) for name, count in self.spike_counts.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """What one step gives a single stream: as ``StepResult``, with plain numbers for the spike counts."""
+
+    logits: Tensor
+    state: State
+    spike_counts: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +102,18 @@ class EdgeRuntime:
     ------
     WeightsError
         If a weight is missing, of another shape, or not finite.
+
+    Attributes
+    ----------
+    backend : str
+        What computes it.
+    fixed_order : bool
+        Whether sums are taken in the same order in any batch and on any number of threads, so that no bit hangs on
+        them.
     """
+
+    backend: ClassVar[Backend] = "torch"
+    fixed_order: ClassVar[bool] = False
 
     def __init__(self, config: EdgeConfig, weights: Mapping[str, Tensor]) -> None:
         self.config = config
@@ -212,8 +243,34 @@ class EdgeRuntime:
         logits = self.run_graph(seen, units)
         return StepResult(logits, State({HISTORY: seen[:, 2:]}), {})
 
-    def activity(self, counts: Mapping[str, Tensor], row: int, height: int, width: int) -> SpikeActivity:
-        """What one row's spike counts mean: firing rates and synaptic operations by layer.
+    @torch.inference_mode()
+    def answer(self, rows: Sequence[tuple[State, EventBatch, InputGrid]]) -> list[RowResult]:
+        """Advance a window of each of several streams, in one step; the states given are left as they are.
+
+        Parameters
+        ----------
+        rows : sequence of (State, EventBatch, InputGrid)
+            At least one. Their grids have the same cells, and each state has been found to be one of them.
+
+        Raises
+        ------
+        EncodingError
+            If an event lies outside its sensor.
+        """
+        counts = [polarity_counts(events, grid, self.config.count_clip) for _, events, grid in rows]
+        x = torch.from_numpy(counts[0][None] if len(counts) == 1 else np.stack(counts))
+        result = self.step(gather([state for state, _, _ in rows]), x)
+        return [
+            RowResult(result.logits[row : row + 1], state, result.counts_of(row))
+            for row, state in enumerate(scatter(result.state, len(rows)))
+        ]
+
+    def class_mask(self, logits: Tensor, height: int, width: int, stride: int) -> NDArray[np.uint8]:
+        """Class ids (height, width) of a picture, from the logits (1, classes, h, w) of its cells."""
+        return class_mask(logits, height, width, stride)
+
+    def activity(self, counts: Mapping[str, int], height: int, width: int) -> SpikeActivity:
+        """What a row's spike counts mean on an input grid of that size: firing rates and synaptic operations by layer.
 
         An ANN twin has no spikes: all of its operations are analog multiply-accumulates.
         """
@@ -224,12 +281,10 @@ class EdgeRuntime:
             return SpikeActivity(tuple(LayerActivity(name, 0, 0, 0.0) for name in macs), total, total)
         layers = []
         for name, reads in geometry.sources.items():
-            active = sum(int(counts[source][row]) * times for source, times in reads)
+            active = sum(counts[source] * times for source, times in reads)
             density = active / sum(neurons[source] * times for source, times in reads)
             fires = name != READOUT
             layers.append(
-                LayerActivity(
-                    name, neurons[name] if fires else 0, int(counts[name][row]) if fires else 0, density * macs[name]
-                )
+                LayerActivity(name, neurons[name] if fires else 0, counts[name] if fires else 0, density * macs[name])
             )
         return SpikeActivity(tuple(layers), total, float(macs["stem"]))

@@ -68,7 +68,8 @@ class Exactness:
 
         The first question about a network, grid, number of rows and number of threads takes a trial on the calling
         thread: eight windows for each row. Two sensors of one grid share a finding, since masks are made row by row
-        from the grid's logits. Networks of the protocol compute row by row, so that only the threads count.
+        from the grid's logits. Networks of the protocol compute row by row, so that only the threads count; ones whose
+        order of sums is fixed need no trial at all.
 
         Raises
         ------
@@ -104,10 +105,10 @@ class Exactness:
 
 
 def _key(model: SegmentationModel, sensor: SensorSize, rows: int, threads: int) -> _Key | None:
-    """What a finding is kept under; None for the reference itself."""
+    """What a finding is kept under; None where there is nothing to find out."""
     if min(rows, threads) < 1:
         raise ValueError(f"rows and threads must be at least 1, got {rows} and {threads}")
-    if threads == 1 and (rows == 1 or model.mode == "protocol"):
+    if (threads == 1 and (rows == 1 or model.mode == "protocol")) or model.fixed_order:
         return None
     return _Key(id(model), model.grid_key(sensor), 1 if model.mode == "protocol" else rows, threads)
 

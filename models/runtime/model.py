@@ -15,6 +15,8 @@ from models.runtime.activity import SpikeActivity
 from models.runtime.state import State
 
 Mode = Literal["streaming", "protocol"]
+Backend = Literal["torch", "event-driven"]
+BackendChoice = Literal["auto", "torch", "event-driven"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,14 @@ class SegmentationModel(Protocol):
     @property
     def mode(self) -> Mode:
         """``streaming``: membranes are carried from window to window; ``protocol``: every window starts from rest."""
+
+    @property
+    def backend(self) -> Backend:
+        """What computes it: ``torch``, every input of every layer; ``event-driven``, those alone that are not zero."""
+
+    @property
+    def fixed_order(self) -> bool:
+        """Whether sums are taken in one order in any batch and on any number of threads: no bit hangs on them."""
 
     @property
     def steps(self) -> int:

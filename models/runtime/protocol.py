@@ -26,7 +26,7 @@ from models.coding import (
 from models.errors import StateError
 from models.events import EventBatch, SensorSize
 from models.runtime.activity import SpikeActivity
-from models.runtime.model import Mode, WindowInput, WindowSegmentation
+from models.runtime.model import Backend, Mode, WindowInput, WindowSegmentation
 from models.runtime.paper import PaperRuntime
 from models.runtime.state import State, check_state, check_windows
 
@@ -78,6 +78,16 @@ class ProtocolModel:
     def mode(self) -> Mode:
         """``protocol``: no membrane outlives an answer."""
         return "protocol"
+
+    @property
+    def backend(self) -> Backend:
+        """What computes it."""
+        return "torch"
+
+    @property
+    def fixed_order(self) -> bool:
+        """Whether no bit of an answer hangs on the threads that it is computed on."""
+        return False
 
     @property
     def steps(self) -> int:
@@ -222,6 +232,11 @@ class FrameModel:
     def mode(self) -> Mode:
         """``protocol``: every frame starts from rest."""
         return "protocol"
+
+    @property
+    def backend(self) -> Backend:
+        """What computes it: PyTorch."""
+        return "torch"
 
     @property
     def steps(self) -> int:

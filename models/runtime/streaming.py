@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from models.architectures.edge import class_mask
 from models.classes import SegmentationClass
-from models.encoding import InputGrid, polarity_counts
+from models.encoding import InputGrid
 from models.events import EventBatch, SensorSize
 from models.runtime.edge import EdgeRuntime
-from models.runtime.model import Mode, WindowInput, WindowSegmentation
-from models.runtime.state import State, gather, scatter
+from models.runtime.model import Backend, Mode, WindowInput, WindowSegmentation
+from models.runtime.state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,16 @@ class StreamingModel:
     def mode(self) -> Mode:
         """``streaming``: what the network has seen is carried from window to window."""
         return "streaming"
+
+    @property
+    def backend(self) -> Backend:
+        """What computes it."""
+        return self.runtime.backend
+
+    @property
+    def fixed_order(self) -> bool:
+        """Whether no bit of an answer hangs on the batch and the threads that it is computed with."""
+        return self.runtime.fixed_order
 
     @property
     def steps(self) -> int:
@@ -115,18 +123,15 @@ class StreamingModel:
             raise ValueError(f"windows of one batch must have the same grid, not those of the sensors {sensors}")
         for item in inputs:
             self.runtime.check(item.state, 1, height, width)
-        clip, stride = self.runtime.config.count_clip, self.runtime.config.output_stride
-        counts = [polarity_counts(item.events, grid, clip) for item, grid in zip(inputs, grids, strict=True)]
-        x = torch.from_numpy(counts[0][None] if len(counts) == 1 else np.stack(counts))
+        stride = self.runtime.config.output_stride
         with torch.inference_mode():
-            rested = [self.leak(item.state, item.idle) if item.idle else item.state for item in inputs]
-            result = self.runtime.step(gather(rested), x)
-            logits = [result.logits[row : row + 1] for row in range(len(inputs))]
-            masks = [
-                class_mask(row, item.sensor.height, item.sensor.width, stride * grid.factor)
-                for row, item, grid in zip(logits, inputs, grids, strict=True)
+            rows = [
+                (self.leak(item.state, item.idle) if item.idle else item.state, item.events, grid)
+                for item, grid in zip(inputs, grids, strict=True)
             ]
-            states = scatter(result.state, len(inputs))
-        activities = [self.runtime.activity(result.spike_counts, row, height, width) for row in range(len(inputs))]
-        answers = map(WindowSegmentation, masks, states, activities)
-        return list(zip(answers, logits, strict=True))
+            answers = []
+            for item, grid, row in zip(inputs, grids, self.runtime.answer(rows), strict=True):
+                mask = self.runtime.class_mask(row.logits, item.sensor.height, item.sensor.width, stride * grid.factor)
+                activity = self.runtime.activity(row.spike_counts, height, width)
+                answers.append((WindowSegmentation(mask, row.state, activity), row.logits))
+        return answers

@@ -10,13 +10,14 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from models.classes import DDD17_CLASSES, SegmentationClass
-from models.errors import UnknownModelError, WeightsError
+from models.errors import BackendUnavailableError, UnknownModelError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
     from models.architectures.edge import EdgeConfig
     from models.architectures.paper import PaperConfig
     from models.coding import InputCoding, Source
-    from models.runtime.model import Mode
+    from models.runtime.edge import EdgeRuntime
+    from models.runtime.model import Backend, BackendChoice, Mode
     from models.runtime.protocol import FrameModel, ProtocolModel
     from models.runtime.streaming import StreamingModel
 
     ZooModel = StreamingModel | ProtocolModel | FrameModel
 
 M = TypeVar("M", bound="ZooModel")
+
+logger = logging.getLogger(__name__)
 
 ZOO = Path(__file__).parent
 FORMAT = "spiking-deeplab-edge-1"
@@ -51,10 +55,10 @@ def names(folder: Path = ZOO, *, input: Source | None = None) -> tuple[str, ...]
 
 
 @overload
-def load(name: str, folder: Path = ZOO) -> StreamingModel: ...
+def load(name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto") -> StreamingModel: ...
 @overload
-def load(name: str, folder: Path = ZOO, *, expect: type[M]) -> M: ...
-def load(name: str, folder: Path = ZOO, *, expect: type[Any] | None = None) -> Any:
+def load(name: str, folder: Path = ZOO, *, expect: type[M], backend: BackendChoice = "auto") -> M: ...
+def load(name: str, folder: Path = ZOO, *, expect: type[Any] | None = None, backend: BackendChoice = "auto") -> Any:
     """Load a trained network of a kind that is known beforehand.
 
     Parameters
@@ -63,6 +67,8 @@ def load(name: str, folder: Path = ZOO, *, expect: type[Any] | None = None) -> A
     folder : Path
     expect : StreamingModel, ProtocolModel or FrameModel
         A streaming one if not given.
+    backend : "auto", "torch" or "event-driven"
+        As of ``load_any``.
 
     Raises
     ------
@@ -74,7 +80,7 @@ def load(name: str, folder: Path = ZOO, *, expect: type[Any] | None = None) -> A
     from models.runtime.streaming import StreamingModel
 
     expect = StreamingModel if expect is None else expect
-    model = load_any(name, folder)
+    model = load_any(name, folder, backend=backend)
     if not isinstance(model, expect):
         raise WeightsError(f"model {name!r} is {_WHAT[type(model).__name__]}, not {_WHAT[expect.__name__]}")
     return model
@@ -87,8 +93,8 @@ _WHAT = {
 }
 
 
-def load_events(name: str, folder: Path = ZOO) -> StreamingModel | ProtocolModel:
-    """Load a trained network of events, however it runs.
+def load_events(name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto") -> StreamingModel | ProtocolModel:
+    """Load a trained network of events, however it runs; ``backend`` as of ``load_any``.
 
     Raises
     ------
@@ -96,17 +102,28 @@ def load_events(name: str, folder: Path = ZOO) -> StreamingModel | ProtocolModel
         If there is none of that name.
     WeightsError
         If its weights or card are missing, damaged, or do not fit together, or if it takes frames.
+    BackendUnavailableError
+        If the backend that was asked for cannot run here.
     """
     from models.runtime.protocol import FrameModel
 
-    model = load_any(name, folder)
+    model = load_any(name, folder, backend=backend)
     if isinstance(model, FrameModel):
         raise WeightsError(f"model {name!r} is {_WHAT['FrameModel']}, not of events")
     return model
 
 
-def load_any(name: str, folder: Path = ZOO) -> ZooModel:
+def load_any(name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto") -> ZooModel:
     """Load a trained network of whichever kind its card says.
+
+    Parameters
+    ----------
+    name : str
+    folder : Path
+    backend : "auto", "torch" or "event-driven"
+        What computes it. ``auto`` takes the event-driven kernel for the streaming networks that spike, where it is
+        there or can be built, and torch otherwise; ``event-driven`` refuses such a network where it cannot. All others
+        are computed by torch, whatever is asked for.
 
     Raises
     ------
@@ -114,12 +131,16 @@ def load_any(name: str, folder: Path = ZOO) -> ZooModel:
         If there is none of that name.
     WeightsError
         If its weights or card are missing, damaged, or do not fit together.
+    BackendUnavailableError
+        If the backend that was asked for cannot run here.
     """
     from safetensors import SafetensorError
 
     card = _read_card(name, folder)
     try:
-        return (_load_paper if card["format"] == PAPER_FORMAT else _load_edge)(name, card, folder)
+        if card["format"] == PAPER_FORMAT:
+            return _load_paper(name, card, folder)
+        return _load_edge(name, card, folder, backend)
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise WeightsError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
@@ -127,7 +148,8 @@ def load_any(name: str, folder: Path = ZOO) -> ZooModel:
 def fingerprint(name: str, folder: Path = ZOO) -> str:
     """SHA-256 (hex) of a network: what its card says of it, without scores and training, and its files of weights.
 
-    Where it is the same, the network is the same, and one replica can go on from the other's state.
+    Where it is the same, the network is the same, and one replica can go on from the other's state. What computes the
+    network is not in it: backends take each other's states, and their answers differ by the rounding of sums.
 
     Raises
     ------
@@ -163,10 +185,11 @@ class Description:
     longest_side: int
     window_us: int
     card: dict[str, Any]
+    backend: Backend
 
 
-def describe(name: str, folder: Path = ZOO) -> Description:
-    """Describe a trained network of events from its card.
+def describe(name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto") -> Description:
+    """Describe a trained network of events from its card, and what computes it if it is loaded with that backend.
 
     Raises
     ------
@@ -174,7 +197,11 @@ def describe(name: str, folder: Path = ZOO) -> Description:
         If there is none of that name.
     WeightsError
         If its card cannot be read, or a file of weights is missing.
+    BackendUnavailableError
+        If the backend that was asked for cannot run here.
     """
+    from models.architectures.edge import EdgeConfig
+
     card = _read_card(name, folder)
     try:
         paper = card["format"] == PAPER_FORMAT
@@ -183,11 +210,15 @@ def describe(name: str, folder: Path = ZOO) -> Description:
             raise WeightsError(f"model {name!r}: {', '.join(missing)} is missing")
         window_us = int(card["window_us"])
         if not paper:
-            return Description(name, DDD17_CLASSES, "streaming", 1, int(card["config"]["grid"]), window_us, card)
-        coding, config = card["coding"], card["config"]
+            config = EdgeConfig(**_known_fields(EdgeConfig, card["config"]))
+            chosen = _choose_backend(config, backend)
+            return Description(
+                name, DDD17_CLASSES, "streaming", 1, int(card["config"]["grid"]), window_us, card, chosen
+            )
+        coding, shape = card["coding"], card["config"]
         side = max(int(coding["height"]), int(coding["width"]))
-        steps = int(config["steps"]) if config["spiking"] else 1
-        return Description(name, _classes_of(card), "protocol", steps, side, window_us, card)
+        steps = int(shape["steps"]) if shape["spiking"] else 1
+        return Description(name, _classes_of(card), "protocol", steps, side, window_us, card, "torch")
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"model {name!r} has a damaged card: {type(error).__name__}: {error}") from error
 
@@ -265,17 +296,39 @@ def save_paper(
     write_card(whole, folder)
 
 
-def _load_edge(name: str, card: dict[str, Any], folder: Path) -> StreamingModel:
+def _load_edge(name: str, card: dict[str, Any], folder: Path, backend: BackendChoice) -> StreamingModel:
     from safetensors.torch import load_file
 
     from models.architectures.edge import EdgeConfig
-    from models.runtime.edge import EdgeRuntime
     from models.runtime.streaming import StreamingModel
 
     config = EdgeConfig(**_known_fields(EdgeConfig, card["config"]))
     weights = load_file(folder / f"{name}.safetensors")
-    runtime, window_us = EdgeRuntime(config, weights), int(card["window_us"])
+    runtime = _edge_runtime(config, weights, _choose_backend(config, backend))
+    window_us = int(card["window_us"])
     return StreamingModel(name, runtime, DDD17_CLASSES, window_us, card, _fingerprint(name, card, folder))
+
+
+def _edge_runtime(config: EdgeConfig, weights: Mapping[str, Tensor], backend: Backend) -> EdgeRuntime:
+    from models.runtime.edge import EdgeRuntime
+    from models.runtime.event_driven import EventDrivenRuntime
+
+    return (EventDrivenRuntime if backend == "event-driven" else EdgeRuntime)(config, weights)
+
+
+def _choose_backend(config: EdgeConfig, choice: BackendChoice) -> Backend:
+    from models.runtime.event_driven import kernel, supports
+
+    if choice == "torch" or not supports(config):
+        return "torch"
+    try:
+        kernel()
+    except BackendUnavailableError as error:
+        if choice == "event-driven":
+            raise
+        logger.warning("streaming networks are computed by torch, which is slower: %s", error)
+        return "torch"
+    return "event-driven"
 
 
 def _load_paper(name: str, card: dict[str, Any], folder: Path) -> ProtocolModel | FrameModel:

@@ -15,7 +15,7 @@ router = APIRouter(tags=["models"], responses=PROBLEM_RESPONSES)
 
 @router.get("/v1/models")
 async def list_models(services: AppServices) -> dict[str, Any]:
-    """Models with classes, how they run, input grid, default window in microseconds, and card."""
+    """Models with classes, how they run and on what, input grid, default window in microseconds, and card."""
     return {
         "models": [
             {
@@ -25,6 +25,7 @@ async def list_models(services: AppServices) -> dict[str, Any]:
                 "unlabelled": UNLABELLED,
                 "mode": model.mode,
                 "steps": model.steps,
+                "backend": model.backend,
                 "grid": {"longest_side": model.longest_side},
                 "window": {"us": model.window_us},
                 "card": model.card,

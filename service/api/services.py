@@ -103,7 +103,7 @@ class Services:
             metrics,
             engine,
             scheduler,
-            ModelLibrary(engine, settings.zoo),
+            ModelLibrary(engine, settings.zoo, settings.backend),
             keeping,
             registry,
             workplace,

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -18,7 +19,7 @@ from service.streaming.engine import Engine
 from service.streaming.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from models.runtime.model import SegmentationModel
+    from models.runtime.model import BackendChoice, SegmentationModel
     from models.runtime.protocol import FrameModel
 
 M = TypeVar("M")
@@ -35,11 +36,14 @@ class ModelLibrary:
     engine : Engine
     folder : Path
         Of the trained networks.
+    backend : "auto", "torch" or "event-driven"
+        What computes them (``models.zoo.load_any``).
     """
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
+    def __init__(self, engine: Engine, folder: Path, backend: BackendChoice = "auto") -> None:
         self._engine = engine
         self._folder = folder
+        self._backend = backend
         self._models: dict[str, SegmentationModel] = {}
         self._frame_models: dict[str, FrameModel] = {}
         self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -50,7 +54,7 @@ class ModelLibrary:
 
     async def describe(self) -> list[zoo.Description]:
         """What the cards say of the models that segment events; those that cannot be used are left out."""
-        return await self._engine.offload(_describe, self._folder)
+        return await self._engine.offload(_describe, self._folder, self._backend)
 
     async def get(self, name: str) -> SegmentationModel:
         """The model of that name.
@@ -68,7 +72,8 @@ class ModelLibrary:
         await self._require_known(name, "events")
         async with self._loading[name]:
             if name not in self._models:
-                self._models[name] = await self._load(name, zoo.load_events)
+                load = partial(zoo.load_events, backend=self._backend)
+                self._models[name] = await self._load(name, load)
         return self._models[name]
 
     async def get_for_frames(self, name: str) -> FrameModel:
@@ -115,11 +120,11 @@ def _load_for_frames(name: str, folder: Path) -> FrameModel:
     return zoo.load(name, folder, expect=FrameModel)
 
 
-def _describe(folder: Path) -> list[zoo.Description]:
+def _describe(folder: Path, backend: BackendChoice) -> list[zoo.Description]:
     described = []
     for name in zoo.names(folder, input="events"):
         try:
-            described.append(zoo.describe(name, folder))
+            described.append(zoo.describe(name, folder, backend=backend))
         except model_errors.ModelsError as error:
             logger.error("model %s cannot be used: %s", name, error)
     return described

@@ -1,6 +1,7 @@
 """A session as a checkpoint, and back: its settings, its place in the stream, its membranes, its latest answers.
 
-What comes back goes on with the same bits. Whether it fits is checked in every particular, since a snapshot may have
+What comes back goes on with the same bits, as long as the same backend computes it (a replica with another one goes
+on as well, but rounds its sums differently). Whether it fits is checked in every particular, since a snapshot may have
 been in anybody's hands.
 """
 

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -124,7 +125,7 @@ def _metric(container: str, name: str) -> float:
 
 def replay(url: str) -> subprocess.Popen[str]:
     """Play the demo recording against a service, at the sensor's pace."""
-    command = [sys.executable, "-m", "clients.replay", str(RECORDING), "--realtime", "--url", url]
+    command = [sys.executable, "-m", "clients.cli", "stream", str(RECORDING), "--speed", "1", "--quiet", "--url", url]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -133,7 +134,9 @@ def windows_of(player: subprocess.Popen[str]) -> int:
     out, err = player.communicate(timeout=PATIENCE_S)
     if player.returncode:
         raise ProofError(f"the replay ended with {player.returncode}: {err}")
-    return int(out.split()[1])
+    found = re.search(r"^windows +(\d+)", out, re.MULTILINE)
+    require(found is not None, f"the report names the windows: {out}")
+    return int(found[1]) if found else 0
 
 
 def prove_service(stack: Stack, services: list[str]) -> dict[str, Any]:

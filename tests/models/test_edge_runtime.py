@@ -7,12 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from spikingjelly.activation_based import functional
-from torch import Tensor
 
 from models.architectures.edge import (
     READOUT,
     EdgeConfig,
-    EdgeDeepLab,
     fold_batch_norm,
     layer_macs,
     layer_shapes,
@@ -23,30 +21,7 @@ from models.errors import StateError, WeightsError
 from models.runtime.activity import LayerActivity, SpikeActivity
 from models.runtime.edge import EdgeRuntime
 from models.runtime.lif import lif_step
-
-SMALL = EdgeConfig(stem=8, stride4=8, stride8=16, pyramid=8, decoder=8, pyramid_rates=(1, 3))
-
-
-def network(config: EdgeConfig, seed: int = 0) -> EdgeDeepLab:
-    """A network with weights, norms and leaks that all differ from their defaults."""
-    torch.manual_seed(seed)
-    net = EdgeDeepLab(config)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.3, 0.3)
-            module.running_var.uniform_(0.3, 1.5)
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.uniform_(module.bias, -0.2, 0.4)
-    for name, parameter in net.named_parameters():
-        if name.endswith(".w"):
-            torch.nn.init.uniform_(parameter, -1.5, 1.5)
-    return net.eval()
-
-
-def windows(steps: int, batch: int, height: int, width: int, density: float, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    counts = torch.randint(1, 5, (steps, batch, 2, height, width), generator=generator)
-    return counts * (torch.rand(counts.shape, generator=generator) < density)
+from tests.models.edge_networks import SMALL, network, windows
 
 
 @settings(max_examples=15, deadline=None)
@@ -124,7 +99,7 @@ def test_synaptic_operations_are_the_accumulates_that_input_spikes_cause() -> No
     state = runtime.initial_state(1, 32, 32)
     x = windows(1, 1, 32, 32, 0.25)[0].float()
     result = runtime.step(state, x)
-    activity = runtime.activity(result.spike_counts, 0, 32, 32)
+    activity = runtime.activity(result.counts_of(0), 32, 32)
     by_name = {layer.name: layer for layer in activity.layers}
     macs = layer_macs(SMALL, 32, 32)
     assert by_name["stem"].sops == pytest.approx(float((x != 0).float().mean()) * macs["stem"])
@@ -135,7 +110,7 @@ def test_synaptic_operations_are_the_accumulates_that_input_spikes_cause() -> No
     assert by_name["decoder"].sops == pytest.approx(density * macs["decoder"])
     assert by_name["enc4"].sops == pytest.approx(by_name["down4"].firing_rate * macs["enc4"])
     assert activity.macs_ann == sum(macs.values())
-    silent = runtime.activity({name: torch.zeros_like(count) for name, count in result.spike_counts.items()}, 0, 32, 32)
+    silent = runtime.activity(dict.fromkeys(result.spike_counts, 0), 32, 32)
     assert silent.sops == 0
     assert silent.firing_rate == 0
 
@@ -154,7 +129,7 @@ def test_rates_operations_and_energy_by_hand() -> None:
 def test_synaptic_operations_are_never_less_than_the_effective_ones() -> None:
     runtime = EdgeRuntime(SMALL, fold_batch_norm(network(SMALL)))
     x = (windows(1, 1, 32, 32, 0.25)[0] > 0).float()
-    activity = runtime.activity(runtime.step(runtime.initial_state(1, 32, 32), x).spike_counts, 0, 32, 32)
+    activity = runtime.activity(runtime.step(runtime.initial_state(1, 32, 32), x).counts_of(0), 32, 32)
     effective = SMALL.stem * float(torch.nn.functional.conv2d(x, torch.ones(1, 2, 5, 5), None, 2, 2).sum())
     assert effective < activity.layers[0].sops < 1.1 * effective
 

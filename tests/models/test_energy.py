@@ -90,7 +90,7 @@ def test_padded_operations_are_the_share_of_active_inputs(snn: FoldedNetwork) ->
         result = runtime.step(state, x)
         state = result.state
         counts = count_window(snn, x)
-    activity = runtime.activity(result.spike_counts, 0, HEIGHT, WIDTH)
+    activity = runtime.activity(result.counts_of(0), HEIGHT, WIDTH)
     macs = layer_macs(SNN, HEIGHT, WIDTH)
     for layer in activity.layers:
         count = counts[layer.name]

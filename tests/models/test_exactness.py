@@ -25,6 +25,8 @@ from tests.models.test_batches import SENSOR, carried, events, protocol
 class Fake:
     """A model whose answers are computed from numbers alone: exact, but for what a subclass does to a batch."""
 
+    fixed_order = False
+
     def __init__(self, mode: str = "streaming") -> None:
         self.mode = mode
         self.batches: list[tuple[int, int]] = []

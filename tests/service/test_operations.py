@@ -87,6 +87,15 @@ def test_metrics_count_what_happens(http: httpx.Client) -> None:
     assert value(after, "spikeseg_build_info", "spikeseg_build_info") == 1
 
 
+def test_what_computes_the_networks_can_be_chosen() -> None:
+    with running_server(backend="torch") as url, httpx.Client(base_url=url, timeout=PATIENCE_S) as server:
+        assert {m["backend"] for m in server.get("/v1/models").json()["models"]} == {"torch"}
+        session = HttpSession(server)
+        session.events(EVENTS[:10])
+        info = metrics_of(server)["spikeseg_model_info"]
+        assert [sample.labels["backend"] for sample in info.samples] == ["torch"]
+
+
 def test_metrics_are_named_as_prometheus_asks_and_never_name_a_session(http: httpx.Client) -> None:
     session = HttpSession(http)
     session.events(EVENTS[:10])
@@ -104,6 +113,7 @@ def test_models(http: httpx.Client) -> None:
     assert [c["id"] for c in model["classes"]] == list(range(6))
     assert model["window"]["us"] > 0
     assert model["grid"]["longest_side"] > 0
+    assert model["backend"] in ("torch", "event-driven")
     assert model["card"]["name"] == "edge-s"
 
 
