@@ -1,8 +1,8 @@
 """Who may do what: API keys, their scopes, and how a bearer token is checked.
 
-A token is ``spikeseg_ID.SECRET``: the id says whose it is, the secret is 32 random bytes. Only the SHA-256 of a token is
-kept. A slow hash (scrypt, Argon2) is for passwords, which can be guessed; 256 random bits cannot be, with whatever hash,
-and a slow one would let anybody who sends wrong tokens keep the processor busy.
+A token is ``spikeseg_ID.SECRET``: the id says whose it is, the secret is 32 random bytes. Only the SHA-256 of a token
+is kept. A slow hash (scrypt, Argon2) is for passwords, which can be guessed; 256 random bits cannot be, with whatever
+hash, and a slow one would let anybody who sends wrong tokens keep the processor busy.
 
 A key's id is who its holder is: sessions belong to it. Several records may have the same id, so that a secret is
 replaced without losing the sessions: the old one is valid until it is revoked or expires.
