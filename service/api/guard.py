@@ -153,7 +153,8 @@ class Guard:
     def _check_host(self, headers: Headers) -> None:
         if not self._hosts:
             return
-        host = host_of(headers.get("host", ""), "")
+        given = headers.getlist("host")
+        host = host_of(given[0], "") if len(given) == 1 else None
         if host is None or host[0] not in self._hosts:
             raise UnknownHostError("this server is not the host that the request is for; see SPIKESEG_ALLOWED_HOSTS")
 

@@ -37,6 +37,7 @@ from tests.service.harness import (
     random_events,
     running_server,
 )
+from tests.service.real_servers import running_redis
 
 PUBLIC = {
     "/", "/docs", "/docs/start.js", "/docs/assets", "/viewer", "/v2/health/live", "/v2/health/ready",
@@ -139,7 +140,8 @@ def ask(url: str, method: str, path: str, headers: dict[str, str]) -> httpx.Resp
     if method != "WEBSOCKET":
         return httpx.request(method, url + path, headers=headers, timeout=PATIENCE_S)
     try:
-        connect(url.replace("http", "ws", 1) + path, additional_headers=headers).close()
+        with connect(url.replace("http", "ws", 1) + path, additional_headers=headers):
+            pass
     except InvalidStatus as error:
         return httpx.Response(
             error.response.status_code, headers=list(error.response.headers.raw_items()), content=error.response.body
@@ -242,6 +244,34 @@ def test_two_keys_sequences_of_one_name_never_meet(keyed: Keyed) -> None:
         assert going_on.json()["parameters"]["next_sequence"] == 3
 
 
+def test_a_session_stays_its_keys_on_the_server_that_takes_it_up(tmp_path: Path) -> None:
+    tokens = write_keys(tmp_path / "keys")
+    with running_redis(tmp_path) as redis:
+        settings = {"store_url": redis.url, "keys_file": tmp_path / "keys", "drain_notice_seconds": 0}
+        with running_server(**settings) as first, running_server(**settings) as second:
+            here, there = (Keyed(url, tmp_path / "keys", tokens) for url in (first, second))
+            with here.stream("alice") as stream:
+                stream.events(EVENTS)
+                path = f"/v1/sessions/{stream.welcome['session']}"
+                resume = {"type": "hello", "version": 1, "resume": stream.token}
+                # Who may not have it cannot even move it.
+                with there.http("bob") as bob:
+                    for response in (
+                        bob.get(path),
+                        bob.delete(path),
+                        bob.post(f"{path}/reset"),
+                        bob.get(f"{path}/state"),
+                    ):
+                        problem_of(response, 404)
+                with pytest.raises(RefusedError) as refused:
+                    there.stream("bob", resume)
+                assert refused.value.code == 4404
+                stream.reset()
+            with there.stream("alice", resume) as again:
+                assert again.sequence == 3
+                again.end()
+
+
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://app.example"])
 def test_pages_of_other_origins_are_refused(keyed: Keyed, origin: str) -> None:
     headers = {**keyed.headers("alice"), "Origin": origin}
@@ -340,7 +370,7 @@ def test_the_host_is_checked_where_it_is_named() -> None:
         assert httpx.get(f"{url}/v1/models", headers={"Host": "SEG.example:8443"}).status_code == 200
         assert problem_of(httpx.get(f"{url}/v1/models", headers={"Host": "evil.example"}), 421)
         with pytest.raises(InvalidStatus) as refused:
-            Stream(url, additional_headers={"Host": "evil.example"})
+            Stream(url, additional_headers={"Host": "evil.example"})  # beside the real one
         assert refused.value.response.status_code == 421
         assert httpx.get(f"{url}/v2/health/live", headers={"Host": "10.0.0.7"}).status_code == 200
 
