@@ -3,9 +3,9 @@
     python -m benchmarks.mutations --files 10000 --json docs/results/mutations.json
 
 Each file is read as the service reads an upload: by a worker process of its own, with bounded memory and processor
-time. The file is read, or refused with an ``Aedat4Error``; any other exception ends the run with its seed. dv-processing
-spins on many damaged packets, so that a file may take its worker's whole time; the limits of the service are kept unless
-``--quick`` shortens them.
+time. The file is read, or refused with an ``Aedat4Error``; any other exception ends the run. dv-processing spins on
+many damaged packets, so that a file may take its worker's whole time; the limits are the service's unless ``--quick``
+shortens them.
 """
 
 from __future__ import annotations
