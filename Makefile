@@ -5,7 +5,7 @@ SPIKESEG_PORT ?= 8000
 
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test lint format clean
+.PHONY: serve test lint audit format clean
 
 serve: $(VENV)/serve.done
 	SPIKESEG_PORT=$(SPIKESEG_PORT) $(VENV)/bin/python -m service
@@ -17,6 +17,11 @@ lint: $(VENV)/dev.done
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/bandit --quiet --recursive --configfile pyproject.toml service models clients
+
+# Known weaknesses of what is installed; needs the network.
+audit: $(VENV)/dev.done
+	$(VENV)/bin/pip-audit --skip-editable
 
 format: $(VENV)/dev.done
 	$(VENV)/bin/ruff check --fix .

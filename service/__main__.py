@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from types import FrameType
 
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from service.app import create_app, services_of_app
 from service.observability.logs import configure_logs
 from service.observability.tracing import trace_ids
+from service.origins import is_loopback
 from service.protocols import WebSocketProtocol, http_protocol
 from service.settings import Settings
 
@@ -33,7 +35,8 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            print(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", flush=True)
+            scheme = "https" if self.config.is_ssl else "http"
+            print(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Still listening, so that whoever asks is told that the server is about to stop.
@@ -58,6 +61,17 @@ def main() -> int:
             logger.critical("%s: %s", name, item["msg"])
         return EXIT_SETTINGS
     configure_logs(settings.log_format, settings.log_level, trace_ids)
+    if settings.keys_file is None and settings.tls_client_ca is None and not settings.insecure:
+        if not is_loopback(settings.host):
+            logger.critical(
+                "SPIKESEG_HOST=%s would let anybody on the network use this server: name a file of keys in "
+                "SPIKESEG_KEYS_FILE (python -m service.keys makes it), or, if something in front of the server checks "
+                "who asks, set SPIKESEG_INSECURE=true",
+                settings.host,
+            )
+            return EXIT_SETTINGS
+    elif settings.keys_file is not None and settings.tls_cert is None and not is_loopback(settings.host):
+        logger.warning("tokens come in the clear: set SPIKESEG_TLS_CERT, or have a proxy in front do TLS")
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
@@ -76,7 +90,18 @@ def main() -> int:
         ws_ping_timeout=settings.pong_seconds,
         http=http_protocol(settings),
         ws=WebSocketProtocol,
+        forwarded_allow_ips=settings.trusted_proxies,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+        ssl_ca_certs=None if settings.tls_client_ca is None else str(settings.tls_client_ca),
+        ssl_cert_reqs=ssl.CERT_NONE if settings.tls_client_ca is None else ssl.CERT_REQUIRED,
     )
+    try:
+        config.load()
+    except OSError as error:
+        # What cannot be read, and what is no certificate or not of this key, which is an SSLError.
+        logger.critical("SPIKESEG_TLS_CERT, SPIKESEG_TLS_KEY or SPIKESEG_TLS_CLIENT_CA cannot be used: %s", error)
+        return EXIT_SETTINGS
     server = _Server(config)
     server.run()
     return 0 if server.started else EXIT_START

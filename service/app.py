@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -17,12 +18,15 @@ from starlette.types import ASGIApp
 from service import __version__
 from service.api import health, inference_protocol, models, recordings, segment, sessions, stream
 from service.api.conditions import ServerHealth, is_ready
+from service.api.docs import add_docs
+from service.api.guard import Guard, SecureHeaders
 from service.api.problems import install_problem_handlers
 from service.api.sequences import Sequences
 from service.api.services import Services
 from service.errors import ServiceError
 from service.observability import tracing
 from service.observability.requests import RequestContext
+from service.origins import names_in
 from service.settings import PACKAGE, Settings
 from service.streaming.keeper import watch_store
 from service.streaming.trimming import trim_forever
@@ -32,6 +36,8 @@ logger = logging.getLogger(__name__)
 VIEWER = PACKAGE / "viewer"
 # A browser that kept old modules beside a new page would run a mixture of two versions.
 REVALIDATE = {"Cache-Control": "no-cache"}
+_METHODS = ["GET", "POST", "PUT", "DELETE"]
+_EXPOSED = ["Spikeseg-Result", "Spikeseg-Acked", "Spikeseg-Next-Sequence", "Location", "Retry-After", "X-Request-ID"]
 
 
 class ViewerFiles(StaticFiles):
@@ -51,11 +57,18 @@ class StartError(Exception):
 class _App(FastAPI):
     """Gives every request its id, also those that end in the framework's last resort for errors."""
 
-    access_log = True
+    settings: Settings
 
     def build_middleware_stack(self) -> ASGIApp:
-        """As the framework does, and around it the request's context."""
-        return RequestContext(super().build_middleware_stack(), access_log=self.access_log)
+        """As the framework does, and around it the guard, the headers that browsers heed, the request's context."""
+        guarded: ASGIApp = Guard(super().build_middleware_stack(), self.settings)
+        if origins := list(names_in(self.settings.allowed_origins)):
+            # Answers the browser's question beforehand, which comes without a token.
+            guarded = CORSMiddleware(
+                guarded, allow_origins=origins, allow_methods=_METHODS, allow_headers=["*"], expose_headers=_EXPOSED
+            )
+        secured = SecureHeaders(guarded, tls=self.settings.tls_cert is not None)
+        return RequestContext(secured, access_log=self.settings.access_log)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -108,14 +121,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Streaming semantic segmentation of event-camera data with spiking networks.",
         version=__version__,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         # The framework's own spans of WebSockets would last for days; see service/observability/requests.py.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.access_log = settings.access_log
+    app.settings = settings
     install_problem_handlers(app)
     for module in (segment, sessions, stream, models, recordings, health, inference_protocol):
         app.include_router(module.router)
+    add_docs(app)
     app.mount("/viewer", ViewerFiles(directory=VIEWER), name="viewer")
 
     @app.get("/", include_in_schema=False)

@@ -1,6 +1,10 @@
 """Everything that the service refuses or fails at, as HTTP problems and as WebSocket close codes.
 
 ServiceError
+ ├── UnauthenticatedError         401  4401  no token, or one that no key has
+ ├── ForbiddenError               403  4403  the key is not good for this
+ │    └── OriginError                        a web page of another origin asks
+ ├── UnknownHostError             421  4421  the request is for a host that this server is not
  ├── NotFoundError                404  4404
  │    ├── UnknownModelError                  no model of that name
  │    ├── UnknownSessionError                no such session, or it has ended
@@ -20,6 +24,7 @@ ServiceError
  │    ├── WindowOverflowError                too many events in one window
  │    ├── SensorMismatchError                a packet of another sensor
  │    └── SequenceError                      a message number that skips
+ ├── RateLimitError               429  4429  more requests than a caller may make
  ├── CapacityError                429  4429  no room for another session
  │    ├── StateMemoryError                   no memory for more state
  │    └── BacklogError                       too many requests of one session wait
@@ -91,6 +96,40 @@ class ServiceError(Exception):
     def problem(self) -> dict[str, Any]:
         """The members of an RFC 9457 problem document."""
         return problem(self.status, self.code, self.title, self.detail, self.errors)
+
+
+class UnauthenticatedError(ServiceError):
+    """No token, or one that no valid key has."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    close_code = 4401
+    code = "unauthenticated"
+    title = "Not authenticated"
+
+
+class ForbiddenError(ServiceError):
+    """The caller's key has not the scope that this takes."""
+
+    status = HTTPStatus.FORBIDDEN
+    close_code = 4403
+    code = "forbidden"
+    title = "Not allowed"
+
+
+class OriginError(ForbiddenError):
+    """A web page of another origin asks, which this server has not been told to trust."""
+
+    code = "origin"
+    title = "The page's origin is not allowed"
+
+
+class UnknownHostError(ServiceError):
+    """The request is for a host that this server has not been told it is."""
+
+    status = HTTPStatus.MISDIRECTED_REQUEST
+    close_code = 4421
+    code = "unknown-host"
+    title = "Unknown host"
 
 
 class NotFoundError(ServiceError):
@@ -247,6 +286,15 @@ class SequenceError(UnusableInputError):
 
     code = "sequence"
     title = "Message number out of order"
+
+
+class RateLimitError(ServiceError):
+    """More requests in a time than a caller may make."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    close_code = 4429
+    code = "rate-limit"
+    title = "Too many requests"
 
 
 class CapacityError(ServiceError):

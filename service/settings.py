@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.zoo import ZOO
+from service.origins import names_in, origin_of
 from service.wire.masks import MaskEncoding
 
 PACKAGE = Path(__file__).resolve().parent
@@ -40,6 +41,37 @@ class Settings(BaseSettings):
         default=300.0, gt=0, description="A batch that takes longer counts as stuck: the server is no longer live."
     )
     shutdown_seconds: int = Field(default=5, ge=0, description="Time for requests under way to finish on shutdown.")
+
+    keys_file: Path | None = Field(
+        default=None, description="File of API keys, made by python -m service.keys; anybody may do anything without."
+    )
+    insecure: bool = Field(
+        default=False, description="Listen on other addresses than loopback without keys: something in front checks."
+    )
+    tls_cert: Path | None = Field(default=None, description="Certificate (PEM, with its chain); serves HTTPS and WSS.")
+    tls_key: Path | None = Field(default=None, description="Private key (PEM) of the certificate.")
+    tls_client_ca: Path | None = Field(
+        default=None, description="Only clients with a certificate of these authorities (PEM) are served."
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1",
+        description="Addresses and networks, with commas between, whose X-Forwarded-For and -Proto are believed.",
+    )
+    allowed_origins: str = Field(
+        default="",
+        description="Origins besides its own whose pages may use this server: https://app.example, commas between.",
+    )
+    allowed_hosts: str = Field(
+        default="", description="Host names that requests may be for, with commas between; any if empty."
+    )
+    request_rate: float = Field(
+        default=500.0, ge=0, description="Requests and handshakes a second of a key, or of an address; 0: no limit."
+    )
+    request_burst: float = Field(default=2000.0, ge=1, description="So many of these may come at once.")
+    refusal_rate: float = Field(
+        default=0.5, ge=0, description="Requests a second of an address that are refused as 401, 403 or 421; then 429."
+    )
+    refusal_burst: float = Field(default=30.0, ge=1, description="So many of these may come at once.")
 
     zoo: Path = Field(default=ZOO, description="Folder of the trained networks: NAME.json and its weights.")
     default_model: str = Field(default="edge-s", description="Model of requests that name none; loaded at start.")
@@ -154,6 +186,19 @@ class Settings(BaseSettings):
         default=PACKAGE / "demo" / "street.aedat4", description="AEDAT4 file that GET /v1/recordings/demo answers with."
     )
 
+    @field_validator("keys_file", "tls_cert", "tls_key", "tls_client_ca", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, value: str) -> str:
+        for origin in names_in(value):
+            if origin_of(origin) is None:
+                raise ValueError(f"{origin!r} is no origin, such as https://app.example")
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.min_window_us > self.max_window_us:
@@ -162,6 +207,10 @@ class Settings(BaseSettings):
             raise ValueError("compute_slow_seconds is larger than compute_stuck_seconds")
         if self.default_mask is MaskEncoding.NPY:
             raise ValueError("default_mask must be zlib, raw or png")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
         scheme = self.store_url.get_secret_value().partition("://")[0]
         if scheme not in ("", "redis", "rediss", "unix", "valkey", "valkeys"):
             raise ValueError("store_url must begin with redis://, rediss:// or unix://, or be empty")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import pickle  # nosec B403
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

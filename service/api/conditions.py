@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 
 from service.api.services import Services
+from service.key_file import KeyFile
 from service.observability.health import Component, Finding, HealthMonitor, Status
 from service.streaming.watch import Watch
 
@@ -86,6 +87,7 @@ class ServerHealth:
                     "connections", "", lambda: len(services.presence.connections), settings.max_connections
                 ),
                 "disk": self._disk.finding,
+                "keys": lambda: _keys(services.keys),
             }
         )
 
@@ -151,6 +153,15 @@ def _serving(services: Services) -> Finding:
     if services.presence.leaving:
         return Finding(Status.FAILING, "The server is about to stop and hands its sessions over.")
     return Finding.ok("The server takes what comes.")
+
+
+def _keys(keys: KeyFile | None) -> Finding:
+    if keys is None:
+        return Finding.ok("No file of keys is configured: whoever reaches this server may use it.")
+    keys.look()
+    if keys.problem is not None:
+        return Finding(Status.DEGRADED, "The file of keys cannot be read; those from before stay valid.")
+    return Finding.ok("The file of keys has been read.")
 
 
 def _store(services: Services) -> Finding:

@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from service import __version__
 from service.api.bodies import JSON, body_schema, in_parts, read_body
+from service.api.callers import AppCaller
 from service.api.inference_errors import InferenceRoute
 from service.api.inference_tensors import INPUTS, TensorSpec, output_specs, output_tensors
 from service.api.problems import PROBLEM_RESPONSES, invalid_fields
@@ -157,6 +158,7 @@ async def repository_index(request: Request, services: AppServices) -> list[dict
 async def infer(
     name: str,
     request: Request,
+    caller: AppCaller,
     sequences: Annotated[Sequences, Depends(sequences_of)],
     version: str = VERSION,
 ) -> Response:
@@ -174,7 +176,7 @@ async def infer(
     if header_length is None:
         limit = min(limit, services.settings.max_json_bytes)
     body = await read_body(request, limit, services.settings.body_seconds)
-    inference = await sequences.infer(model, body, header_length, arrived, request.is_disconnected)
+    inference = await sequences.infer(model, body, header_length, arrived, request.is_disconnected, caller.id)
     content, json_length = await services.engine.offload(_answer, model, inference)
     headers = {"Content-Length": str(len(content))}
     if json_length is not None:

@@ -41,8 +41,10 @@ def checked_id(id: str | None) -> str | None:
     return id
 
 
-async def open_session(services: Services, fields: SessionFields, id: str | None = None) -> tuple[Session, str]:
-    """Make a session.
+async def open_session(
+    services: Services, fields: SessionFields, id: str | None = None, *, owner: str = ""
+) -> tuple[Session, str]:
+    """Make a session, which belongs to the key ``owner``.
 
     Returns
     -------
@@ -88,13 +90,16 @@ async def open_session(services: Services, fields: SessionFields, id: str | None
         ),
         time.time(),
         camera_config(fields.frames, sensor, settings.max_events_per_window),
+        owner,
     )
     camera = Camera(spec.camera) if spec.camera is not None else None
     progress = Progress(EventStream.start(config, services.window_limits), membranes, camera=camera)
     return await _take_in(services, model, spec, progress)
 
 
-async def open_from_snapshot(services: Services, snapshot: Snapshot, id: str | None = None) -> tuple[Session, str]:
+async def open_from_snapshot(
+    services: Services, snapshot: Snapshot, id: str | None = None, *, owner: str = ""
+) -> tuple[Session, str]:
     """Make a session that goes on from a snapshot; its messages are numbered from 1.
 
     Raises
@@ -113,7 +118,7 @@ async def open_from_snapshot(services: Services, snapshot: Snapshot, id: str | N
     progress = await services.engine.offload(snapshot.progress, model)
     if progress.ended:
         raise UnusableInputError("the snapshot is of a session that has ended")
-    spec = replace(snapshot.spec, id=id if id is not None else new_id(), opened_at=time.time())
+    spec = replace(snapshot.spec, id=id if id is not None else new_id(), opened_at=time.time(), owner=owner)
     return await _take_in(services, model, spec, replace(progress, next_sequence=1))
 
 

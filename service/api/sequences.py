@@ -84,6 +84,7 @@ class Sequences:
         header_length: str | None,
         arrived: float,
         is_gone: Callable[[], Awaitable[bool]],
+        owner: str = "",
     ) -> Inference:
         """Answer a request.
 
@@ -97,6 +98,8 @@ class Sequences:
             When it arrived, on ``time.perf_counter``.
         is_gone : callable
             Whether the client has left; a request without a sequence is then given up.
+        owner : str
+            The caller's key, which its sequences belong to: those of two keys never meet.
 
         Raises
         ------
@@ -116,7 +119,7 @@ class Sequences:
                 if name in (0, ""):
                     turn = None
                 else:
-                    id = session_id(model.name, name)
+                    id = session_id(model.name, name, owner)
                     turn = leaving.enter_context(self._turns.join(id))
             if turn is not None:
                 await turn.reached()
@@ -125,8 +128,8 @@ class Sequences:
             if turn is None:
                 return await self._infer_once(model, request, arrival, is_gone)
             if request.parameters.sequence_start:
-                return await self._begin(model, request, arrival, id)
-            return await self._go_on(model, request, arrival, id)
+                return await self._begin(model, request, arrival, id, owner)
+            return await self._go_on(model, request, arrival, id, owner)
 
     async def _infer_once(
         self, model: SegmentationModel, request: InferRequest, arrival: Arrival, is_gone: Callable[[], Awaitable[bool]]
@@ -149,7 +152,9 @@ class Sequences:
             session.close()
         return Inference(request, answers, sensor)
 
-    async def _begin(self, model: SegmentationModel, request: InferRequest, arrival: Arrival, id: str) -> Inference:
+    async def _begin(
+        self, model: SegmentationModel, request: InferRequest, arrival: Arrival, id: str, owner: str
+    ) -> Inference:
         """Begin a sequence; the one that runs under its id ends."""
         services = self.services
         fields = self._fields(model, request)
@@ -157,17 +162,19 @@ class Sequences:
         ordered = stream_config(fields, model.window_us).ordered
         command = await self._command(request, arrival, fields.sensor.size, ordered=ordered)
         await self._end(id)
-        session, _ = await open_session(services, fields, id)
+        session, _ = await open_session(services, fields, id, owner=owner)
         try:
             return await self._take(session, command, request, arrival)
         except BaseException:
             # The client knows of no sequence that has begun.
-            await services.registry.remove(session)
+            await services.registry.remove(session, why="its first request has failed")
             raise
 
-    async def _go_on(self, model: SegmentationModel, request: InferRequest, arrival: Arrival, id: str) -> Inference:
+    async def _go_on(
+        self, model: SegmentationModel, request: InferRequest, arrival: Arrival, id: str, owner: str
+    ) -> Inference:
         """Take a sequence's next request, or one that was taken before."""
-        session = await self._find(id)
+        session = await self._find(id, owner)
         number = request.parameters.sequence_number
         if session is None or (session.ended and (number is None or number >= session.next_sequence)):
             raise _not_started(model, request)
@@ -235,20 +242,21 @@ class Sequences:
                 found.append(answer)
         return found
 
-    async def _find(self, id: str) -> Session | None:
+    async def _find(self, id: str, owner: str) -> Session | None:
         """The session of a sequence, also one that has ended a while ago."""
         registry = self.services.registry
         try:
-            return await registry.get(id)
+            return await registry.get(id, owner)
         except UnknownSessionError:
-            return registry.here(id)
+            session = registry.here(id)
+            return session if session is not None and session.spec.owner == owner else None
 
     async def _end(self, id: str) -> None:
         """End what runs under an id, here or on another server."""
         registry, keeping = self.services.registry, self.services.keeping
         if (session := registry.here(id)) is not None:
             session.require_free()
-            await registry.remove(session)
+            await registry.remove(session, why="its sequence has begun anew")
         if not keeping.store.durable:
             return
         try:
@@ -258,9 +266,9 @@ class Sequences:
             keeping.health.failed(error)
 
 
-def session_id(model: str, sequence: int | str) -> str:
-    """The session of a sequence; the number 1 and the text "1" are two sequences."""
-    text = f"{model}\0{type(sequence).__name__}\0{sequence}"
+def session_id(model: str, sequence: int | str, owner: str = "") -> str:
+    """The session of an owner's sequence; the number 1 and the text "1" are two sequences."""
+    text = f"{model}\0{type(sequence).__name__}\0{sequence}" + (f"\0{owner}" if owner else "")
     return "sequence-" + hashlib.blake2b(text.encode(), digest_size=24).hexdigest()
 
 

@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 
 from service.api.demo import DemoRecording
 from service.errors import DrainingError, SessionMovedError
+from service.key_file import KeyFile
 from service.metrics import ServiceMetrics
 from service.settings import Settings
 from service.streaming.engine import Engine
@@ -58,10 +59,18 @@ class Services:
     workplace: Workplace
     demo: DemoRecording
     presence: Presence
+    keys: KeyFile | None = None
 
     @classmethod
     def start(cls, settings: Settings) -> Services:
-        """Make them; threads start when they are first needed."""
+        """Make them; threads start when they are first needed.
+
+        Raises
+        ------
+        ValueError
+            If the state store's address or the file of keys cannot be used.
+        """
+        keys = KeyFile(settings.keys_file) if settings.keys_file is not None else None
         metrics = ServiceMetrics()
         engine = Engine(codec_workers=settings.codec_workers)
         scheduler = Scheduler(
@@ -109,6 +118,7 @@ class Services:
             workplace,
             DemoRecording(settings.demo_recording, engine),
             Presence(),
+            keys,
         )
         registry.revive_with(services._revive)
         metrics.watch_sessions(lambda: registry.active, lambda: registry.state_bytes, lambda: registry.checkpoint_age_s)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from models.events import EventBatch
+from service import audit
 from service.api.bodies import (
     EVENT_TYPES,
     JSON,
@@ -26,11 +27,13 @@ from service.api.bodies import (
     read_events,
     require_media_type,
 )
+from service.api.callers import AppCaller, require
 from service.api.negotiation import choose_media_type
 from service.api.opening import checked_id, open_from_snapshot, open_session
 from service.api.problems import PROBLEM_RESPONSES, invalid_fields
 from service.api.schemas import MaskName, SessionFields, describe_session
 from service.api.services import AppServices, Services
+from service.auth import Caller, Scope
 from service.errors import FieldError, SessionMovedError, UnusableInputError
 from service.streaming.answers import Answer, AnswerFormat, Arrival
 from service.streaming.checkpoints import MEDIA_TYPE as STATE_MEDIA_TYPE
@@ -69,6 +72,7 @@ Sequence_ = Annotated[
 )
 async def create_session(
     request: Request,
+    caller: AppCaller,
     services: AppServices,
     session: Annotated[
         str | None, Query(description="An id of the client's own choice; proxies choose the server by it.")
@@ -82,46 +86,52 @@ async def create_session(
     id = checked_id(session)
     services.require_open()
     if media_type == STATE_MEDIA_TYPE:
+        require(caller, Scope.STATE)
         snapshot = await _read_snapshot(services, request)
-        return _opened(services, *await open_from_snapshot(services, snapshot, id))
+        opened, token = await open_from_snapshot(services, snapshot, id, owner=caller.id)
+        audit.record(audit.Event.SNAPSHOT_WRITTEN, key=caller.id, session=opened.id)
+        return _opened(services, opened, token)
     body = await read_body(request, _MAX_SESSION_BODY_BYTES, services.settings.body_seconds)
     try:
         fields = SessionFields.model_validate_json(body)
     except ValidationError as error:
         detail, errors = invalid_fields(error)
         raise UnusableInputError(detail, errors) from None
-    return _opened(services, *await open_session(services, fields, id))
+    return _opened(services, *await open_session(services, fields, id, owner=caller.id))
 
 
 @router.get("/{id}")
-async def get_session(id: str, services: AppServices) -> dict[str, Any]:
+async def get_session(id: str, caller: AppCaller, services: AppServices) -> dict[str, Any]:
     """Look at a session."""
-    session = await services.registry.look(id)
+    session = await services.registry.look(id, caller.id)
     return {**describe_session(session, services.settings), "state_bytes": session.state_bytes}
 
 
 @router.delete("/{id}", status_code=204, response_class=Response)
-async def delete_session(id: str, services: AppServices) -> Response:
+async def delete_session(id: str, caller: AppCaller, services: AppServices) -> Response:
     """End a session."""
-    session = await _find(services, id)
+    session = await _find(services, id, caller)
     session.require_free()
     await services.registry.remove(session)
     return Response(status_code=204)
 
 
 @router.get("/{id}/state", response_class=Response, responses=_SNAPSHOT)
-async def get_state(id: str, services: AppServices) -> Response:
+async def get_state(id: str, caller: AppCaller, services: AppServices) -> Response:
     """A snapshot: all that the session needs to go on from here, in this or another server, with the same bits."""
-    session = await services.registry.look(id)
+    session = await services.registry.look(id, caller.id)
     make = session.snapshot(public=True)
     data = await services.engine.offload(lambda: encode_checkpoint(make()))
+    audit.record(audit.Event.SNAPSHOT_READ, key=caller.id, session=id)
     return StreamingResponse(in_parts(data), headers={"Content-Length": str(len(data))}, media_type=STATE_MEDIA_TYPE)
 
 
 @router.put("/{id}/state", openapi_extra=body_schema([STATE_MEDIA_TYPE]))
-async def put_state(id: str, request: Request, services: AppServices, sequence: Sequence_ = None) -> dict[str, Any]:
+async def put_state(
+    id: str, request: Request, caller: AppCaller, services: AppServices, sequence: Sequence_ = None
+) -> dict[str, Any]:
     """Go on from a snapshot of a session with the same model, sensor and windows."""
-    session = await _find(services, id)
+    session = await _find(services, id, caller)
     session.require_free()
     require_media_type(request, [STATE_MEDIA_TYPE])
     snapshot = await _read_snapshot(services, request)
@@ -139,6 +149,7 @@ async def put_state(id: str, request: Request, services: AppServices, sequence: 
     membranes = await services.engine.offload(snapshot.state, session.model)
     command = Restore(snapshot.stream, membranes, snapshot.camera)
     session, _ = await _take(services, session, command, session.form, Arrival(time.perf_counter()), sequence)
+    audit.record(audit.Event.SNAPSHOT_WRITTEN, key=caller.id, session=id)
     return describe_session(session, services.settings)
 
 
@@ -148,6 +159,7 @@ async def put_state(id: str, request: Request, services: AppServices, sequence: 
 async def post_events(
     id: str,
     request: Request,
+    caller: AppCaller,
     services: AppServices,
     until_us: Annotated[
         int | None, Query(ge=0, le=MAX_TIME_US, description="Every event before this time has been sent.")
@@ -158,7 +170,7 @@ async def post_events(
 ) -> Response:
     """Events in; every window that is now complete out, by ``Accept`` as JSON or as ``RESULT`` messages."""
     arrived = time.perf_counter()
-    session = await _find(services, id)
+    session = await _find(services, id, caller)
     session.require_free()
     answer_type = choose_media_type(request.headers.getlist("accept"), [JSON, RESULTS_MEDIA_TYPE])
     # With nothing but a time there is no content, hence no content type.
@@ -189,6 +201,7 @@ async def post_events(
 async def post_frame(
     id: str,
     request: Request,
+    caller: AppCaller,
     services: AppServices,
     t_us: Annotated[int, Query(ge=0, lt=MAX_TIME_US, description="The frame's time, after that of the one before.")],
     mask: Annotated[MaskName | None, Query(description="Mask encoding; the session's if not given.")] = None,
@@ -199,7 +212,7 @@ async def post_frame(
     For sessions that were opened with ``frames``. The first frame gives no events.
     """
     arrived = time.perf_counter()
-    session = await _find(services, id)
+    session = await _find(services, id, caller)
     session.require_free()
     answer_type = choose_media_type(request.headers.getlist("accept"), [JSON, RESULTS_MEDIA_TYPE])
     media_type = require_media_type(request, [*PICTURE_TYPES, RAW])
@@ -233,17 +246,19 @@ async def _answer(
 
 
 @router.post("/{id}/reset")
-async def reset_session(id: str, services: AppServices, sequence: Sequence_ = None) -> dict[str, Any]:
+async def reset_session(
+    id: str, caller: AppCaller, services: AppServices, sequence: Sequence_ = None
+) -> dict[str, Any]:
     """Membranes to rest, windows from 0 again; the clock may start anew too."""
-    session = await _find(services, id)
+    session = await _find(services, id, caller)
     session, _ = await _take(services, session, Reset(), session.form, Arrival(time.perf_counter()), sequence)
     return describe_session(session, services.settings)
 
 
-async def _find(services: Services, id: str) -> Session:
+async def _find(services: Services, id: str, caller: Caller) -> Session:
     """The session of that id; while the server is about to stop, another one is to be asked for it."""
     services.require_open()
-    return await services.registry.get(id)
+    return await services.registry.get(id, caller.id)
 
 
 async def _take(
@@ -267,7 +282,7 @@ async def _take(
             if taken and sequence is None:
                 raise
             moved = session
-            session = await services.registry.get(session.id)
+            session = await services.registry.get(session.id, session.spec.owner)
             if session is moved:
                 raise
         else:

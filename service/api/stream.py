@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
+from service.api.callers import SUBPROTOCOL, caller_of
 from service.api.inbox import Arrived, Inbox
 from service.api.opening import checked_id, open_session
 from service.api.problems import invalid_fields, problem_response
@@ -87,6 +88,7 @@ class Conversation:
         self._websocket = websocket
         self._services = services
         self._named = websocket.query_params.get("session")
+        self._caller = caller_of(websocket)
         self._gone: WebSocketDisconnect | None = None
         self._exchange: asyncio.Task[None] | None = None
         self._inbox = Inbox(services.settings.queue_messages, services.settings.queue_bytes)
@@ -106,7 +108,8 @@ class Conversation:
         try:
             attributes = {"url.path": self._websocket.url.path}
             with span("handshake", attributes, server=True, carrier=self._websocket.headers) as self._handshake:
-                await self._websocket.accept()
+                spoken = SUBPROTOCOL in self._websocket.scope.get("subprotocols", ())
+                await self._websocket.accept(SUBPROTOCOL if spoken else None)
                 opened = await self._greet()
                 if self._handshake is not None:
                     self._handshake.set_attribute("spikeseg.session", opened[0].id)
@@ -160,13 +163,13 @@ class Conversation:
         hello = _parse_hello(event.get("text"))
         if isinstance(hello, ResumeHello):
             self._services.require_open()
-            session = await self._services.registry.resume(hello.resume)
+            session = await self._services.registry.resume(hello.resume, self._caller.id)
             self._services.metrics.count_resumed()
             mask = MaskEncoding(hello.mask) if hello.mask else session.form.mask
             metrics = session.form.metrics if hello.metrics is None else hello.metrics
             return session, AnswerFormat(mask, metrics), hello.resume, False
         try:
-            session, token = await open_session(self._services, hello, self._named)
+            session, token = await open_session(self._services, hello, self._named, owner=self._caller.id)
         except UnusableInputError as error:
             raise HelloError(error.detail, error.errors) from None
         return session, session.form, token, True
@@ -206,7 +209,7 @@ class Conversation:
         except WebSocketDisconnect:
             if new:
                 # Its token never reached anyone.
-                await self._services.registry.remove(session)
+                await self._services.registry.remove(session, why="its client has left")
             raise
         reader = asyncio.create_task(self._read())
         news = asyncio.create_task(self._tell_acked(session))

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
+from service import audit
 from service.errors import (
     CapacityError,
     RequestTimeoutError,
@@ -156,29 +157,30 @@ class SessionRegistry:
             self._sessions.pop(id, None)
             raise
         self._keeping.metrics.count_opened()
+        audit.record(audit.Event.OPENED, key=session.spec.owner, session=id)
 
-    async def get(self, id: str) -> Session:
-        """The session of that id, which has not ended.
+    async def get(self, id: str, owner: str = "") -> Session:
+        """The session of that id and owner, which has not ended.
 
         Raises
         ------
         UnknownSessionError
-            If there is none, or it has ended.
+            If there is none, it has ended, or is another's.
         CapacityError
             If it is not here, and there is no room to take it up.
         """
-        session = _running(await self._find(id))
+        session = _running(await self._find(id, owner))
         session_id.set(id)
         session.touch()
         return session
 
-    async def look(self, id: str) -> Session:
-        """The session of that id, to look at only: if another server has it, a copy of what the store knows of it.
+    async def look(self, id: str, owner: str = "") -> Session:
+        """The session of that id and owner, to look at only: if another server has it, a copy of what the store knows.
 
         Raises
         ------
         UnknownSessionError
-            If there is none, or it has ended.
+            If there is none, it has ended, or is another's.
         """
         session = self._sessions.get(id)
         store = self._keeping.store
@@ -190,29 +192,32 @@ class SessionRegistry:
                     session = await self._revive(state_store.Claim(0, checkpoint))
         except state_store.StateStoreError as error:
             session = self._without_store(session, error)
-        session = _running(session)
+        session = _running(_owned(session, owner))
         session_id.set(id)
         return session
 
-    async def resume(self, token: str) -> Session:
+    async def resume(self, token: str, owner: str = "") -> Session:
         """The session that a resume token belongs to; for a while also one that has ended.
 
         Raises
         ------
         UnknownSessionError
-            If there is none.
+            If there is none, or it is another's.
         CapacityError
             If it is not here, and there is no room to take it up.
         """
         id, _, secret = token.partition(".")
-        session = await self._find(id)
+        session = await self._find(id, owner)
         if session is None or not session.is_secret(secret):
             raise UnknownSessionError("no session has this token; it may have ended, or been idle for too long")
         session_id.set(id)
+        audit.record(audit.Event.RESUMED, key=owner, session=id)
         return session
 
-    async def remove(self, session: Session, *, forget: bool = True) -> None:
-        """Forget a session; with ``forget``, in the store too."""
+    async def remove(self, session: Session, *, forget: bool = True, why: str = "deleted") -> None:
+        """Forget a session; with ``forget``, in the store too, and the audit log says why."""
+        if forget and not session.ended and not session.closed:
+            audit.record(audit.Event.ENDED, key=session.spec.owner, session=session.id, reason=why)
         session.close(moved=not forget)
         if self._sessions.get(session.id) is session:
             del self._sessions[session.id]
@@ -229,7 +234,7 @@ class SessionRegistry:
                 session.expel(
                     RequestTimeoutError(f"the session has lived for {self._limits.lifetime_s:g} s, longer than it may")
                 )
-                await self.remove(session)
+                await self.remove(session, why="lifetime")
             elif session.attached:
                 if silent_s > self._limits.attached_idle_s:
                     session.expel(RequestTimeoutError(f"nothing has come for {self._limits.attached_idle_s:g} s"))
@@ -243,7 +248,7 @@ class SessionRegistry:
                             limit,
                             extra={"session": session.id},
                         )
-                    await self.remove(session)
+                    await self.remove(session, why="idle")
             session.keeper.refresh()
 
     async def reap_forever(self, every_seconds: float) -> None:
@@ -262,17 +267,17 @@ class SessionRegistry:
             self._keeping.health.failed(error)
             return False
 
-    async def _find(self, id: str) -> Session | None:
-        """The session of that id, taken up from the store if it is not here or another server has had it since."""
+    async def _find(self, id: str, owner: str) -> Session | None:
+        """The session of that id and owner, taken up from the store if it is not here or another server has it."""
         store = self._keeping.store
         if not store.durable:
-            return self._sessions.get(id)
+            return _owned(self._sessions.get(id), owner)
         if len(id) > 64:
             return None
         async with self._finding.setdefault(id, asyncio.Lock()):
-            return await self._find_durable(id)
+            return _owned(await self._find_durable(id, owner), owner)
 
-    async def _find_durable(self, id: str) -> Session | None:
+    async def _find_durable(self, id: str, owner: str) -> Session | None:
         session = self._sessions.get(id)
         store = self._keeping.store
         try:
@@ -283,6 +288,11 @@ class SessionRegistry:
                 session.expel(SessionMovedError("another replica has taken up this session"))
                 await self.remove(session, forget=False)
                 session = None
+            if owner:
+                # Before it is claimed, which would take it from the server that has it.
+                checkpoint = await store.peek(id)
+                if checkpoint is None or checkpoint.header.get("owner", "") != owner:
+                    return None
             if self._full and await store.peek(id) is not None:
                 self.require_room()
             claim = await store.claim(id)
@@ -293,6 +303,7 @@ class SessionRegistry:
         session = await self._revive(claim)
         self._sessions[id] = session
         self._keeping.metrics.count_takeover()
+        audit.record(audit.Event.TAKEN_OVER, key=session.spec.owner, session=id)
         logger.info("session %s has been taken up at message %d", id, session.next_sequence, extra={"session": id})
         return session
 
@@ -314,6 +325,11 @@ class SessionRegistry:
         now = time.monotonic()
         silent = [now - s.last_used for s in self._sessions.values() if not s.busy and not s.ended]
         return max(1, round(self._limits.idle_s - max(silent, default=0.0)))
+
+
+def _owned(session: Session | None, owner: str) -> Session | None:
+    """The session, if there is one and it is this owner's; that it is another's is nobody's business."""
+    return session if session is not None and session.spec.owner == owner else None
 
 
 def _running(session: Session | None) -> Session:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from models.events import EventBatch, SensorSize
 from models.runtime.model import WindowInput
 from models.runtime.state import State
+from service import audit
 from service.errors import (
     BacklogError,
     FieldError,
@@ -436,6 +437,8 @@ class Session:
             self._progress = replace(after, membranes=membranes, at_rest=at_rest)
             if after.ended:
                 self._progress = self._progress.let_go()
+                if self.id:
+                    audit.record(audit.Event.ENDED, key=self.spec.owner, session=self.id, reason="by its client")
             if kept_bytes <= self._place.replay_bytes:
                 self._keep(after.next_sequence - 1, tuple(kept))
             self.touch()
@@ -466,10 +469,10 @@ class Session:
         Parameters
         ----------
         public : bool
-            Without what is between this server and the client alone: the secret and the kept answers.
+            Without what is between this server and the client alone: the secret, whose it is, and the kept answers.
         """
         if public:
-            return partial(session_checkpoint, replace(self.spec, secret_digest=b""), self._progress, {})
+            return partial(session_checkpoint, replace(self.spec, secret_digest=b"", owner=""), self._progress, {})
         return partial(session_checkpoint, self.spec, self._progress, dict(self._recent))
 
     def _last_sequence(self) -> int:

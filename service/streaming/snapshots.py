@@ -59,6 +59,8 @@ class SessionSpec:
         Unix time in seconds.
     camera : CameraConfig or None
         How frames become events; None if the session takes events.
+    owner : str
+        Id of the API key that it was opened with, and that alone can use it; empty on a server without keys.
     """
 
     id: str
@@ -71,6 +73,7 @@ class SessionSpec:
     backlog: Backlog
     opened_at: float
     camera: CameraConfig | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,8 @@ def session_checkpoint(spec: SessionSpec, progress: Progress, recent: Recent) ->
         "camera": camera,
         "answers": answers,
     }
+    if spec.owner:
+        header["owner"] = spec.owner
     return Checkpoint(header, found)
 
 
@@ -235,6 +240,7 @@ def read_snapshot(checkpoint: Checkpoint, limits: WindowLimits) -> Snapshot:
         Backlog(Policy(header.backlog.policy), header.backlog.windows, header.backlog.deadline_s),
         header.opened_at,
         camera.config if camera is not None else None,
+        header.owner,
     )
     membranes = None if header.at_rest or header.ended else _part(checkpoint, _MEMBRANES)
     return Snapshot(spec, stream, membranes, header.next_sequence, header.ended, _answers(header, checkpoint), camera)
@@ -305,4 +311,5 @@ class _Header(_Strict):
     next_sequence: Annotated[int, Field(ge=1, lt=2**63)]
     ended: bool
     camera: _Camera | None = None
+    owner: Annotated[str, Field(max_length=64)] = ""
     answers: list[_Answer]

@@ -2,6 +2,7 @@
 // resume token when the connection drops. Every message is kept until the server has acknowledged it.
 
 import { Code, FormatError, Kind, VERSION, encodeEnd, parseMessage } from './protocol.js';
+import { subprotocols } from './token.js';
 
 /** States of a connection. */
 export const Link = Object.freeze({
@@ -99,7 +100,7 @@ export class StreamConnection {
     const url = new URL(this.#url, globalThis.location?.href);
     // Proxies choose the server by the session's name.
     url.searchParams.set('session', this.#token ? this.#token.split('.')[0] : randomName());
-    const socket = new this.#WebSocket(url);
+    const socket = new this.#WebSocket(url, subprotocols());
     socket.binaryType = 'arraybuffer';
     socket.onopen = () => {
       const subject = this.#token ? { resume: this.#token } : this.#hello;

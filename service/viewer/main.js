@@ -19,6 +19,7 @@ import {
   preferredMaskEncoding,
 } from './protocol.js';
 import { EVENT_COLORS, EventLayer, MaskLayer, countClasses } from './render.js';
+import { authorizedFetch } from './token.js';
 
 const BASE = new URL('..', import.meta.url);
 const TICK_MS = 5;
@@ -169,7 +170,7 @@ class ProblemError extends Error {}
 async function ask(path, options) {
   let response;
   try {
-    response = await fetch(new URL(path, BASE), options);
+    response = await authorizedFetch(new URL(path, BASE), options);
   } catch {
     throw new ProblemError('The server cannot be reached.');
   }

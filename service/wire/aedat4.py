@@ -12,7 +12,7 @@ import math
 import os
 import signal
 import struct
-import subprocess
+import subprocess  # nosec B404
 import sys
 import tempfile
 import threading
@@ -95,7 +95,7 @@ class Aedat4Reader:
             open_seconds = OPEN_CPU_SECONDS + OPEN_CPU_SECONDS_PER_BYTE * source.stat().st_size
             limits = [str(MEMORY_BYTES), str(open_seconds), str(PACKET_CPU_SECONDS)]
             command = [sys.executable, "-P", str(WORKER), str(link), *limits]
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # nosec B603
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
         except BaseException:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -39,10 +40,13 @@ PATIENCE_S = 120.0
 
 
 @contextlib.contextmanager
-def running_server(before: Sequence[str] = (), **settings: object) -> Iterator[str]:
+def running_server(
+    before: Sequence[str] = (), *, verify: ssl.SSLContext | bool = True, **settings: object
+) -> Iterator[str]:
     """Run ``python -m service`` on a free port; its address. It must end well when it is told to.
 
-    ``before`` stands before the command: a program that sets limits and becomes the server.
+    ``before`` stands before the command: a program that sets limits and becomes the server. ``verify`` is how a server
+    that does TLS is asked whether it is ready.
     """
     environment = {**os.environ, "SPIKESEG_PORT": "0", "PYTHONUNBUFFERED": "1"}
     environment |= {f"SPIKESEG_{name.upper()}": str(value) for name, value in settings.items()}
@@ -62,7 +66,7 @@ def running_server(before: Sequence[str] = (), **settings: object) -> Iterator[s
     try:
         url = process.stdout.readline().strip()
         assert url, f"the server did not start:\n{''.join(log)}"
-        _wait_until_ready(url)
+        _wait_until_ready(url, verify)
         yield url
     finally:
         process.send_signal(signal.SIGTERM)
@@ -80,11 +84,11 @@ def running_server(before: Sequence[str] = (), **settings: object) -> Iterator[s
     assert "Traceback" not in "".join(log), "".join(log)
 
 
-def _wait_until_ready(url: str) -> None:
+def _wait_until_ready(url: str, verify: ssl.SSLContext | bool) -> None:
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/v2/health/ready").status_code == 200:
+            if httpx.get(f"{url}/v2/health/ready", verify=verify).status_code == 200:
                 return
         time.sleep(0.05)
     raise AssertionError("the server did not become ready")
@@ -205,7 +209,8 @@ class RefusedError(Exception):
 class Stream:
     """One WebSocket connection; ``greet`` is the hello, text or not.
 
-    With ``narrow`` it takes from the network only what is asked for, but for some kilobytes.
+    With ``narrow`` it takes from the network only what is asked for, but for some kilobytes. What else the handshake
+    has, such as ``additional_headers``, goes to the client library as it is.
     """
 
     def __init__(
@@ -215,6 +220,7 @@ class Stream:
         *,
         session: str | None = None,
         narrow: bool = False,
+        **handshake: Any,
     ) -> None:
         self._closing = contextlib.ExitStack()
         address = server.replace("http", "ws", 1) + "/v1/stream"
@@ -229,6 +235,7 @@ class Stream:
                 max_queue=1 if narrow else 16,
                 open_timeout=PATIENCE_S,
                 ping_interval=None,
+                **handshake,
             )
         )
         greet = hello() if greet is None else greet

@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterator
 from random import Random
 
+import numpy as np
+
 EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**63 - 1, 2**64 - 1)
 
 
@@ -54,3 +56,19 @@ def mutants(seeds: list[bytes], count: int, seed: int) -> Iterator[bytes]:
 def framed(payload: bytes, kind: int, sequence: int) -> bytes:
     """A WebSocket message whose header fits its payload, whatever that is."""
     return struct.pack("<BBHIQ", kind, 0, 0, len(payload), sequence) + payload
+
+
+def damaged_recording(data: bytes, seed: int) -> bytes:
+    """An AEDAT4 file that is cut, or with bytes changed: anywhere, in the head, in the index at its end, in a block."""
+    rng = np.random.default_rng(seed)
+    if seed % 5 == 0:
+        return data[: rng.integers(1, len(data))]
+    changed = bytearray(data)
+    if seed % 5 == 4:
+        at = int(rng.integers(14, len(changed) - 4096))
+        changed[at : at + 2048] = rng.bytes(2048)
+        return bytes(changed)
+    low, high = [(14, len(changed)), (14, 4000), (len(changed) - 1000, len(changed))][seed % 5 - 1]
+    for at in rng.integers(low, high, rng.integers(1, 12)):
+        changed[at] = rng.integers(256)
+    return bytes(changed)

@@ -14,6 +14,7 @@ import pytest
 from models.events import EventBatch, SensorSize
 from service.wire import aedat4
 from service.wire.aedat4 import Aedat4Error, Aedat4Reader, read_aedat4, read_aedat4_file, write_aedat4
+from tests.service.mutations import damaged_recording
 
 SENSOR = SensorSize(346, 260)
 N_MUTATIONS = 100
@@ -225,22 +226,6 @@ def test_the_codecs_are_imported_without_dv() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def mutated(data: bytes, seed: int) -> bytes:
-    """A copy that is cut, or with bytes changed: anywhere, in the head, in the index at the end, or in one block."""
-    rng = np.random.default_rng(seed)
-    if seed % 5 == 0:
-        return data[: rng.integers(1, len(data))]
-    changed = bytearray(data)
-    if seed % 5 == 4:
-        at = int(rng.integers(14, len(changed) - 4096))
-        changed[at : at + 2048] = rng.bytes(2048)
-        return bytes(changed)
-    low, high = [(14, len(changed)), (14, 4000), (len(changed) - 1000, len(changed))][seed % 5 - 1]
-    for at in rng.integers(low, high, rng.integers(1, 12)):
-        changed[at] = rng.integers(256)
-    return bytes(changed)
-
-
 def test_damaged_files_never_crash_or_hang(
     recording: bytes, data_root: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,7 +237,7 @@ def test_damaged_files_never_crash_or_hang(
 
     def outcome(seed: int) -> bool:
         try:
-            events, sensor = read_aedat4(mutated(sources[seed % len(sources)], seed))
+            events, sensor = read_aedat4(damaged_recording(sources[seed % len(sources)], seed))
         except Aedat4Error:
             return False
         assert not len(events) or (events.x.max() < sensor.width and (np.diff(events.t) >= 0).all())

@@ -28,7 +28,7 @@ from tests.service.replicas import Replica, wait_until
 
 SENSOR = SensorSize(64, 48)
 COMPONENTS = {
-    "compute", "codecs", "model", "serving", "store", "sessions", "state_memory", "connections", "disk",
+    "compute", "codecs", "model", "serving", "store", "sessions", "state_memory", "connections", "disk", "keys",
 }  # fmt: skip
 
 

@@ -47,8 +47,9 @@ window.sockets = [];
 window.WebSocket = class extends WebSocket {
   hellos = [];
   windows = [];
-  constructor(url) {
-    super(window.unreachable ? 'ws://127.0.0.1:9/' : url);
+  constructor(url, protocols) {
+    // Another port would be another origin, which the page's security policy keeps it from.
+    super(window.unreachable ? new URL('/nowhere', location.href) : url, protocols);
     window.sockets.push(this);
     this.addEventListener('message', ({ data }) => {
       if (typeof data === 'string') return;

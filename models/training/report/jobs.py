@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
+import subprocess  # nosec B404
 import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -141,6 +141,7 @@ def rerun(folder: Path, progress: Callable[[str], None] = lambda _: None) -> Non
         commands.append(job_command(job, folder, json.loads(path.read_text()) if path.is_file() else None))
     for arguments in commands:
         progress(command_line(arguments))
-        code = subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=False).returncode
+        command = [sys.executable, *arguments]
+        code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode  # nosec B603
         if code:
             raise TrainingError(f"{command_line(arguments)} ended with status {code}")
