@@ -49,8 +49,8 @@ def test_an_obstacle_is_as_far_as_the_ground_at_its_foot() -> None:
     found = watch(max_m=30).distances(mask)
     near = [d for d in found.distances_cm if d < 500]
     # Row 100: 4.025 m straight ahead, and a little more to the side.
-    assert min(near) == 402
-    assert max(near) == round(402.5 * math.hypot(1, 4 / 80.5))
+    assert min(near) in (402, 403)
+    assert max(near) == pytest.approx(402.5 * math.hypot(1, 4 / 80.5), abs=1)
     assert found.distances_cm[BINS // 2] in near
     assert len(near) == pytest.approx(math.degrees(2 * math.atan(5 / 80.5)) / (90 / BINS), abs=1.5)
     # All else is ground, as far as 30 m.
@@ -86,7 +86,7 @@ def test_a_few_pixels_are_noise() -> None:
     mask = np.full((121, 161), GROUND, np.uint8)
     mask[100, 80:82] = WALL
     assert set(watch(fewest_pixels=3).distances(mask).distances_cm) == {3001}
-    assert 402 in watch(fewest_pixels=1).distances(mask).distances_cm
+    assert min(watch(fewest_pixels=1).distances(mask).distances_cm) in (402, 403)
 
 
 def test_a_camera_that_sees_no_ground_knows_nothing() -> None:
