@@ -76,7 +76,7 @@ class Retries:
         asked = error.retry_after_s if isinstance(error, ServiceError) else None
         if asked is not None and asked > self.longest_s:
             return None
-        backoff = min(self.first_s * 2.0**attempt, self.longest_s) * random.uniform(0.75, 1.0)
+        backoff = min(self.first_s * 2.0**attempt, self.longest_s) * random.uniform(0.75, 1.0)  # nosec B311
         return max(backoff, asked or 0.0)
 
 

@@ -66,7 +66,7 @@ def serve(host: str, port: int, cores: int | None) -> None:
         settings["SPIKESEG_CORES"] = str(cores)
     sys.stdout.flush()
     # In this very process, so that signals reach the service itself.
-    os.execve(sys.executable, [sys.executable, "-m", "service"], {**os.environ, **settings})
+    os.execve(sys.executable, [sys.executable, "-m", "service"], {**os.environ, **settings})  # nosec B606
 
 
 @click.command()

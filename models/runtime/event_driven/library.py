@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import stat
-import subprocess
+import subprocess  # nosec B404
 import tempfile
 from collections.abc import Iterable
 from functools import lru_cache
@@ -90,7 +90,7 @@ def build(instructions: str, folder: Path) -> Path:
         raise BackendUnavailableError(f"the event-driven kernel cannot be kept in {folder}: {error}") from error
     try:
         command = [*compiler.split(), *_FLAGS, *INSTRUCTIONS[instructions], str(SOURCE), "-o", name]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)  # nosec B603
         if done.returncode:
             raise BackendUnavailableError(
                 f"{compiler} cannot build the event-driven kernel: {done.stderr.strip()[:500]}"
