@@ -3,7 +3,8 @@
 python -m tests.container.prove --json docs/results/container.json
 
 Needs a running Docker daemon (``DOCKER_HOST``), docker-compose, and the base image or a registry that has it. Without a
-registry, ``--stand-in IMAGE`` names an image with Debian's prometheus, redis-server and haproxy in it, used for theirs.
+registry, ``--stand-in IMAGE`` names an image used in place of theirs: with prometheus, prometheus-alertmanager,
+redis-server and haproxy as Debian has them.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -24,10 +25,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from models.machine import describe_machine
 from tests.service.real_servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDING = ROOT / "service" / "demo" / "street.aedat4"
+BASE = "python:3.11-slim-bookworm"
 STAND_INS = Path(__file__).with_name("stand-ins.yml")
 PATIENCE_S = 180.0
 
@@ -81,6 +84,16 @@ def get(url: str) -> str | None:
         return None
 
 
+def status_of(url: str, token: str | None = None) -> int:
+    """Status of an answer, asked for with a token."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 class Stack:
     """docker-compose.yml as a project of its own, on free ports.
 
@@ -101,12 +114,14 @@ class Stack:
             "SPIKESEG_SCALE_PORT": self.scale.rpartition(":")[2],
             "SPIKESEG_PROMETHEUS_PORT": self.prometheus.rpartition(":")[2],
             "SPIKESEG_GRAFANA_PORT": str(free_port()),
+            "SPIKESEG_ALERTMANAGER_PORT": str(free_port()),
         }
 
-    def compose(self, *arguments: str) -> str:
-        """Run docker-compose; its output."""
-        profiles = ("--profile", "scale", "--profile", "demo")
-        return run("docker-compose", *self._files, *profiles, *arguments, environment=self._environment)
+    def compose(self, *arguments: str, extra: tuple[str, ...] = (), environment: dict[str, str] | None = None) -> str:
+        """Run docker-compose, with ``extra`` compose files and environment; its output."""
+        command = ["docker-compose", *self._files, *(part for file in extra for part in ("-f", file))]
+        command += ["--profile", "scale", "--profile", "demo"]
+        return run(*command, *arguments, environment={**self._environment, **(environment or {})})
 
     def container(self, name: str) -> str:
         """Id of a service's container."""
@@ -164,6 +179,15 @@ def prove_service(stack: Stack, services: list[str]) -> dict[str, Any]:
 
     wait_until("Prometheus has scraped the windows", scraped)
     print("Prometheus has scraped the windows", flush=True)
+
+    def alerted() -> bool:
+        found = json.loads(get(f"{stack.prometheus}/api/v1/alertmanagers") or "{}")
+        return bool(found.get("data", {}).get("activeAlertmanagers"))
+
+    wait_until("Prometheus has found Alertmanager", alerted)
+    print("Prometheus has found Alertmanager", flush=True)
+    rules = json.loads(get(f"{stack.prometheus}/api/v1/rules") or "{}").get("data", {}).get("groups", [])
+    require(bool(rules), f"Prometheus has loaded {len(rules)} groups of rules")
     return seen
 
 
@@ -187,6 +211,27 @@ def prove_drain(stack: Stack) -> dict[str, Any]:
     code = int(run("docker", "inspect", "--format", "{{.State.ExitCode}}", container))
     require(code == 0, "docker stop: exit code 0")
     return {"exit_code": code, "seconds": seconds}
+
+
+def prove_keys(stack: Stack) -> dict[str, Any]:
+    """The service anew with docker-compose.keys.yml: nobody is let in without a token."""
+    with tempfile.TemporaryDirectory() as folder:
+        # Readable for user 10001, as docs/deploy.md asks.
+        Path(folder).chmod(0o755)
+        environment = {"SPIKESEG_KEYS_FILE": f"{folder}/keys"}
+        token = run(sys.executable, "-m", "service.keys", "new", "proof", "--scopes", "read", environment=environment)
+        Path(folder, "keys").chmod(0o644)
+        stack.compose(
+            *("up", "-d", "--no-build", "--no-deps", "service"),
+            extra=("docker-compose.keys.yml",),
+            environment={"SPIKESEG_KEYS_FOLDER": folder},
+        )
+        wait_until("the service with keys is ready", lambda: get(f"{stack.service}/v2/health/ready") is not None)
+        models = f"{stack.service}/v1/models"
+        seen = {"without_token": status_of(models), "with_token": status_of(models, token)}
+        stack.compose("stop", "service")
+    require(seen == {"without_token": 401, "with_token": 200}, "with keys, only a token is let in")
+    return seen
 
 
 def prove_scale(stack: Stack) -> dict[str, Any]:
@@ -213,28 +258,29 @@ def prove_scale(stack: Stack) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """What it ran on."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
-        "processor": names[0].partition(":")[2].strip() if names else platform.machine(),
-        "cores": os.cpu_count(),
+        **describe_machine(),
         "docker": run("docker", "version", "--format", "{{.Server.Version}}"),
         "compose": run("docker-compose", "version", "--short"),
     }
+
+
+def _image_bytes(name: str) -> int:
+    return int(run("docker", "image", "inspect", "--format", "{{.Size}}", name))
 
 
 def prove(stand_in: str | None) -> dict[str, Any]:
     """All of it, with the image ``spikeseg`` as it is."""
     stack = Stack(stand_in)
     report: dict[str, Any] = {"machine": machine(), "stand_ins_for_third_party_images": stand_in is not None}
-    report["image_bytes_with_base"] = int(run("docker", "image", "inspect", "--format", "{{.Size}}", "spikeseg"))
-    base = int(run("docker", "image", "inspect", "--format", "{{.Size}}", "python:3.11-slim-bookworm"))
-    report["image_bytes_above_base"] = report["image_bytes_with_base"] - base
-    others = ["prometheus"] if stand_in else ["prometheus", "grafana"]
+    report["image_bytes_above_base"] = _image_bytes("spikeseg") - _image_bytes(BASE)
+    others = ["prometheus", "alertmanager", *([] if stand_in else ["grafana"])]
     report["grafana"] = stand_in is None
     try:
         report["service"] = prove_service(stack, others)
         report["demo"] = prove_demo(stack, report["service"]["windows"])
         report["drain"] = prove_drain(stack)
+        report["keys"] = prove_keys(stack)
         report["scale"] = prove_scale(stack)
     except ProofError:
         print(stack.compose("logs", "--tail", "30"), file=sys.stderr)

@@ -342,6 +342,12 @@ def test_the_command_builds_the_kernel_beforehand(
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o755 for path in built)
 
 
+def test_what_is_built_for_an_image_can_be_read_by_the_user_who_runs_it(tmp_path: Path) -> None:
+    folder = tmp_path / "built"
+    (path,) = library.build_all(folder, ["baseline"])
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (folder, path)] == [0o755, 0o755]
+
+
 @pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("layer", ["down4", "enc8b", "pyramid5", "context", "decoder"])
 def test_a_layer_by_itself_is_the_convolution_of_its_spikes(layer: str, density: float) -> None:

@@ -195,6 +195,12 @@ def build_all(folder: Path, names: Iterable[str] = INSTRUCTIONS) -> list[Path]:
     Raises
     ------
     BackendUnavailableError
-        If one cannot be built.
+        If one cannot be built, or the folder cannot be made.
     """
+    # Whoever runs the image is another user than who builds it.
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
+    except OSError as error:
+        raise BackendUnavailableError(f"the event-driven kernel cannot be kept in {folder}: {error}") from error
     return [build(name, folder) for name in names]
