@@ -150,8 +150,9 @@ def windows_of(player: subprocess.Popen[str]) -> int:
     if player.returncode:
         raise ProofError(f"the replay ended with {player.returncode}: {err}")
     found = re.search(r"^windows +(\d+)", out, re.MULTILINE)
-    require(found is not None, f"the report names the windows: {out}")
-    return int(found[1]) if found else 0
+    if found is None:
+        raise ProofError(f"the report does not name the windows: {out}")
+    return int(found[1])
 
 
 def prove_service(stack: Stack, services: list[str]) -> dict[str, Any]:
