@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 import time
@@ -27,6 +28,7 @@ from service.wire import events as wire_events
 from service.wire import messages as wire_messages
 from service.wire.events import EventEncoding
 from service.wire.messages import MessageType
+from tests.vectors.make import PATH
 
 CHROMIUM = "/usr/bin/chromium"
 CHROMEDRIVER = "/usr/bin/chromedriver"
@@ -543,6 +545,36 @@ def test_writes_the_messages_that_python_reads(modules: Viewer) -> None:
     assert wire_messages.decode_advance(advance.payload) == 2**45 + 7_050_000
     assert (reset.type, reset.sequence, len(reset.payload)) == (MessageType.RESET, 43, 0)
     assert (end.type, end.sequence, len(end.payload)) == (MessageType.END, 2**40, 0)
+
+
+def test_keeps_to_the_test_vectors_of_the_protocol(modules: Viewer) -> None:
+    vectors = {each["name"]: each for each in json.loads(PATH.read_text())}
+    data = {name: b64(bytes.fromhex(each["hex"])) for name, each in vectors.items() if "hex" in each}
+    got = modules.run(
+        IMPORT_PROTOCOL
+        + """
+        const read = (name) => bytes(a[0][name]);
+        const { t, x, y, p } = protocol.parseRecording(read('event packet, 13-byte records'));
+        const result = protocol.parseMessage(read('RESULT'));
+        const zlib = { encoding: 'zlib', width: 3, height: 2 };
+        return {
+          events: { t: [...t], x: [...x], y: [...y], p: [...p] },
+          result: { window: result.window, metadata: result.meta, mask: [...result.mask] },
+          mask: [...(await protocol.decodeMask(new Uint8Array(read('mask, zlib')), zlib))],
+          ack: protocol.parseMessage(read('ACK')),
+          goaway: protocol.parseMessage(read('GOAWAY')),
+          written: [protocol.encodeAdvance(2, 1050000), protocol.encodeReset(3), protocol.encodeEnd(4)].map(text),
+        };
+        """,
+        data,
+    )
+    mask = [id for row in vectors["RESULT"]["holds"]["mask"] for id in row]
+    assert got["events"] == vectors["event packet, 13-byte records"]["holds"]["events"]
+    assert got["result"] == {"window": 3, "metadata": vectors["RESULT"]["holds"]["metadata"], "mask": mask}
+    assert got["mask"] == mask
+    assert (got["ack"]["answered"], got["ack"]["acked"]) == (6, 5)
+    assert got["goaway"]["kind"] == MessageType.GOAWAY
+    assert got["written"] == [data[name] for name in ("ADVANCE", "RESET", "END")]
 
 
 @pytest.mark.parametrize("encoding", ["zlib", "raw"])
