@@ -13,9 +13,10 @@ import httpx
 import pytest
 import trustme
 
+from clients import Client
 from service.auth import Scope, new_key
 from service.key_file import add_key
-from tests.service.harness import REPOSITORY, Stream, random_events, running_server
+from tests.service.harness import REPOSITORY, SENSOR, WINDOW_US, Stream, random_events, running_server
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ def test_streams_and_requests_go_over_tls_with_a_token(pki: Pki, tmp_path: Path)
         with Stream(url, additional_headers={**headers, **origin}, ssl=context) as stream:
             assert len(stream.events(random_events(3, windows=3))) == 2
             stream.end()
+        batches = iter([random_events(3, windows=3)])
+        with Client(url, token=token, verify=str(pki.ca)) as client:
+            assert len(list(client.stream(batches, SENSOR, window_us=WINDOW_US))) == 3
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             httpx.get(f"{url}/v1/models", headers=headers)
         with pytest.raises(httpx.TransportError):
