@@ -12,6 +12,8 @@ ClientError
  ├── OutputError               a file or folder that cannot be written
  ├── MissingExtraError         a library that is not installed; the message says how to install it
  └── ServiceError              the service refuses a request, or fails at it
+      ├── UnauthenticatedError  401  4401  no token, or none that the service knows
+      ├── ForbiddenError        403  4403  what the token, or the page that asks, may not do
       ├── NotFoundError         404  4404
       │    ├── UnknownModelError
       │    └── UnknownSessionError
@@ -157,6 +159,18 @@ class ServiceError(ClientError):
         return tuple(error.field for error in self.errors)
 
 
+class UnauthenticatedError(ServiceError):
+    """No token, or one that the service does not know or that has expired."""
+
+    default_code = "unauthenticated"
+
+
+class ForbiddenError(ServiceError):
+    """Something that the token is not good for, or that is not for this name or page."""
+
+    default_code = "forbidden"
+
+
 class NotFoundError(ServiceError):
     """Something that the request names does not exist."""
 
@@ -266,6 +280,8 @@ class StoreAwayError(ServerFailureError):
 _BY_CODE: dict[str, type[ServiceError]] = {
     kind.default_code: kind
     for kind in (
+        UnauthenticatedError,
+        ForbiddenError,
         NotFoundError,
         UnknownModelError,
         UnknownSessionError,
@@ -288,6 +304,9 @@ _BY_CODE: dict[str, type[ServiceError]] = {
 }
 _BY_STATUS: dict[int, type[ServiceError]] = {
     400: HelloError,
+    401: UnauthenticatedError,
+    403: ForbiddenError,
+    421: ForbiddenError,
     404: NotFoundError,
     408: RequestTimeoutError,
     409: SessionInUseError,

@@ -25,7 +25,7 @@ from tests.service.real_servers import free_port, running_redis
 
 LONGEST_S = 0.005
 SERVER = "server"
-ROUNDS = 3
+ROUNDS = 6
 CAMERA = SensorSize(346, 260)
 
 
