@@ -85,3 +85,11 @@ def test_the_timings_are_those_of_the_benchmark(window: str) -> None:
     row = f"| {window} | {total['p50']:.1f} | {total['p95']:.1f} | {total['p99']:.1f} | {served['windows_per_second']}"
     assert row in README
     assert report["machine"]["processor"] in README
+
+
+def test_the_kernels_times_are_those_of_the_benchmark() -> None:
+    for window in json.loads((ROOT / "docs" / "results" / "engine.json").read_text())["windows"]:
+        kernel, torch, jelly = (window[way]["median_ms"] for way in ("event-driven", "torch", "spikingjelly"))
+        row = f"| `{window['model']}` | {window['threads']} | {window['events']} | {kernel:.1f} | {torch:.1f} | "
+        row += f"{jelly:.1f} | {torch / kernel:.1f} | {jelly / kernel:.1f} |"
+        assert row in README
