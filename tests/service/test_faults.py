@@ -49,6 +49,8 @@ from tests.service.harness import (
 from tests.service.real_servers import running_redis
 
 MAX_CONNECTIONS = 20
+MOST_WINDOWS = 256
+PONG_SECONDS = 2
 EVENTS = random_events(61, windows=4, per_window=500)
 END_US = 4 * WINDOW_US
 # A mask of almost a megabyte, and not much to compute.
@@ -66,7 +68,7 @@ def impatient() -> Iterator[str]:
         head_seconds=2,
         hello_seconds=3,
         ping_seconds=0.5,
-        pong_seconds=2,
+        pong_seconds=PONG_SECONDS,
         queue_messages=4,
         max_connections=MAX_CONNECTIONS,
     ) as url:
@@ -230,19 +232,25 @@ def test_the_python_client_takes_up_a_session_that_was_given_up(impatient: str, 
 def test_a_client_whose_pongs_wait_behind_its_messages_is_not_taken_for_gone(impatient: str) -> None:
     """The server reads on only when it has answered: for longer than it waits for a pong."""
     camera = SensorSize(346, 260)
-    sent = 2
     # A network by the paper's protocol takes its time for every window.
     greeting = hello(sensor={"width": camera.width, "height": camera.height}, model="paper-deeplab")
     with Stream(impatient, greeting) as stream:
         stream.events(random_events(63, windows=1, sensor=camera), camera)
-        begun = time.monotonic()
-        for number in range(2, sent + 2):
-            stream.socket.send(messages.encode_advance(number, (number - 1) * 15 * WINDOW_US))
-        windows = sum(len(stream.answer(number)) for number in range(2, sent + 2))
-        assert windows == sent * 15
-        # Else the test shows nothing.
-        assert time.monotonic() - begun > 3
-        stream.sequence = sent + 2
+        number, until, windows, took = 2, 0, 8, 0.0
+        # As many windows as it takes on this machine.
+        while took < 2 * PONG_SECONDS:
+            windows = min(2 * windows, MOST_WINDOWS)
+            begun = time.monotonic()
+            for _ in range(2):
+                until += windows * WINDOW_US
+                stream.socket.send(messages.encode_advance(number, until))
+                number += 1
+            answered = sum(len(stream.answer(earlier)) for earlier in (number - 2, number - 1))
+            assert answered == 2 * windows
+            took = time.monotonic() - begun
+            if windows == MOST_WINDOWS and took < 2 * PONG_SECONDS:
+                pytest.skip("this machine answers as much as a message may ask for in less than it waits for a pong")
+        stream.sequence = number
         stream.end()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -106,7 +105,7 @@ def test_a_stride_that_does_not_divide_the_length() -> None:
 
 
 def test_a_silence_costs_nothing_however_long() -> None:
-    begun = time.perf_counter()
+    """Walked window by window, it would not end."""
     limits = WindowLimits(windows=8, events=10)
     stream = start(2, 1, limits, gaps="leak")
     windows, stream = stream.push(at(5, 10**12 + 5))
@@ -118,7 +117,6 @@ def test_a_silence_costs_nothing_however_long() -> None:
     windows, stream = stream.push(at(MAX_TIME_US))
     windows, stream = stream.flush()
     assert [(w.index, w.gap) for w in windows] == [(MAX_TIME_US - 5, MAX_TIME_US - 5 - 10**12 - 2)]
-    assert time.perf_counter() - begun < 1
     with pytest.raises(TimeJumpError):
         start(2, 1, limits).push(at(5, 10**12 + 5))
 
