@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.metrics import ServiceMetrics
 from service.observability.context import bound
@@ -53,6 +53,32 @@ class StoreHealth:
         self._metrics.set_store_up(True)
 
 
+class Leftovers:
+    """Sessions that ended while the store was away, so that it does not know it yet."""
+
+    def __init__(self) -> None:
+        self._epochs: dict[str, int] = {}
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._epochs
+
+    def add(self, id: str, epoch: int) -> None:
+        """The store has still to forget the session."""
+        self._epochs[id] = epoch
+
+    async def clear(self, store: StateStore) -> None:
+        """Have the store forget them all.
+
+        Raises
+        ------
+        StateStoreError
+            If it cannot be used; what is left is tried next time.
+        """
+        for id, epoch in list(self._epochs.items()):
+            await store.delete(id, epoch)
+            del self._epochs[id]
+
+
 @dataclass(frozen=True, slots=True)
 class Keeping:
     """How sessions are kept.
@@ -66,6 +92,7 @@ class Keeping:
         Least time between two checkpoints of a session, in seconds.
     ttl_s : float
         How long the store keeps a session that nobody saves any more, in seconds.
+    leftovers : Leftovers
     """
 
     store: StateStore
@@ -73,6 +100,7 @@ class Keeping:
     metrics: ServiceMetrics
     interval_s: float
     ttl_s: float
+    leftovers: Leftovers = field(default_factory=Leftovers)
 
 
 class Keeper:
@@ -187,7 +215,7 @@ class Keeper:
             self.moved()
 
     async def close(self, *, forget: bool) -> None:
-        """Stop; with ``forget`` the store forgets the session too, if it is still this replica's."""
+        """Stop; with ``forget`` the store forgets the session too, as soon as it can, if it is still this replica's."""
         self._over = True
         if self._task is not None:
             self._task.cancel()
@@ -199,6 +227,7 @@ class Keeper:
                 await self._keeping.store.delete(self._id, self._epoch)
             except StateStoreError as error:
                 self._keeping.health.failed(error)
+                self._keeping.leftovers.add(self._id, self._epoch)
 
     async def _catch_up(self) -> None:
         """Save until the store is where the session is."""
@@ -261,10 +290,11 @@ class Keeper:
 
 
 async def watch_store(keeping: Keeping, every_s: float) -> None:
-    """Ask the store now and then whether it is there, until cancelled."""
+    """Ask the store now and then whether it is there, and tell it which sessions ended meanwhile, until cancelled."""
     while keeping.store.durable:
         try:
             await keeping.store.ping()
+            await keeping.leftovers.clear(keeping.store)
         except StateStoreError as error:
             keeping.health.failed(error)
         else:

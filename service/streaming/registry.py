@@ -185,7 +185,9 @@ class SessionRegistry:
         session = self._sessions.get(id)
         store = self._keeping.store
         try:
-            if session is None or (store.durable and not await store.owns(id, session.keeper.epoch)):
+            if id in self._keeping.leftovers:
+                session = None
+            elif session is None or (store.durable and not await store.owns(id, session.keeper.epoch)):
                 checkpoint = await store.peek(id) if store.durable else None
                 session = None
                 if checkpoint is not None and self._revive is not None:
@@ -278,6 +280,8 @@ class SessionRegistry:
             return _owned(await self._find_durable(id, owner), owner)
 
     async def _find_durable(self, id: str, owner: str) -> Session | None:
+        if id in self._keeping.leftovers:
+            return None
         session = self._sessions.get(id)
         store = self._keeping.store
         try:

@@ -407,6 +407,24 @@ def test_a_session_that_is_opened_without_redis_is_kept_once_it_is_back(replicas
         assert harness.same(results, [result for piece in pieces for result in stream.events(piece)])
 
 
+def test_a_session_that_is_deleted_without_redis_stays_deleted(replicas: Replicas) -> None:
+    id = new_session()
+    with httpx.Client(base_url=replicas.url, params={"session": id}, timeout=PATIENCE_S) as http:
+        session = HttpSession(http)
+        session.events(next(Kind().pieces(62)))
+        assert checkpointed(replicas, id)
+        replicas.kill_redis()
+        assert http.delete(session.path).status_code == 204
+        assert http.get(session.path).status_code == 404
+        replicas.start_redis()
+        wait_until(lambda: not checkpointed(replicas, id), "Redis forgets the session", patience_s=20)
+        assert http.get(session.path).status_code == 404
+        resume = {"type": "hello", "version": 1, "resume": session.fields["resume"]}
+        with pytest.raises(RefusedError) as refused, Stream(replicas.url, resume, session=id):
+            pass
+        assert refused.value.code == 4404
+
+
 def test_a_silent_session_comes_into_a_redis_that_has_forgotten_it(replicas: Replicas) -> None:
     pieces = list(islice(Kind().pieces(65), 4))
     with Stream(replicas.url, hello(), session=new_session()) as stream:
@@ -509,6 +527,12 @@ def refusal_of(stream: Stream, piece: EventBatch) -> RefusedError:
 def in_redis(replicas: Replicas, id: str) -> bool:
     with redis_client.Redis.from_url(replicas.redis_url) as raw:
         return bool(raw.exists(f"spikeseg:{id}"))
+
+
+def checkpointed(replicas: Replicas, id: str) -> bool:
+    """Whether Redis has more of a session than its epoch, which outlives it."""
+    with redis_client.Redis.from_url(replicas.redis_url) as raw:
+        return bool(raw.hexists(f"spikeseg:{id}", "data"))
 
 
 def stored(replicas: Replicas, id: str) -> tuple[int, int]:
