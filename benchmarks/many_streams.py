@@ -17,6 +17,7 @@ import json
 import statistics
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from models import zoo
 from models.events import EventBatch, SensorSize
 from models.machine import describe_machine
 from models.runtime.model import SegmentationModel
-from tests.service.harness import PATIENCE_S, metric, random_events, running_server
+from tests.service.harness import PATIENCE_S, Stream, hello, metric, random_events, running_server
 
 SENSORS = (SensorSize(346, 260), SensorSize(240, 180), SensorSize(128, 128), SensorSize(64, 48))
 CAMERA = SENSORS[0]
@@ -184,37 +185,34 @@ def throughput(streams: int, seconds: float, settings: dict[str, Any]) -> dict[s
 
 
 def overhead(windows: int) -> dict[str, Any]:
-    """A window's total time in the service beside a bare step on the same events, alternating."""
+    """A window's total time in the service beside a bare step on such a window, one after the other in turn."""
     model = zoo.load_events("edge-s")
     plan = Plan(0, "edge-s", CAMERA)
-    bare: list[float] = []
-    served: list[float] = []
-    compute: list[float] = []
-    with running_server() as url, Client(url, timeout=PATIENCE_S) as client:
-        torch.set_num_threads(int(describe_machine()["cores"]))
-        state = model.initial_state(CAMERA)
-
-        def batches() -> Iterator[EventBatch]:
-            nonlocal state
-            for index in range(windows):
-                part = plan.window(index)
-                begun = time.perf_counter()
-                state = model.segment(state, part, CAMERA).state
-                bare.append((time.perf_counter() - begun) * 1e3)
-                yield part
-
-        for result in client.stream(batches(), CAMERA, model="edge-s", window_us=WINDOW_US):
-            served.append(result.latency.total_ms)
-            compute.append(result.latency.compute_ms)
+    took: dict[str, list[float]] = defaultdict(list)
+    torch.set_num_threads(int(describe_machine()["cores"]))
+    state = model.initial_state(CAMERA)
+    greeting = hello(
+        model="edge-s", sensor={"width": CAMERA.width, "height": CAMERA.height}, window={"us": WINDOW_US}, mask="zlib"
+    )
+    with running_server() as url, Stream(url, greeting) as stream:
+        for index in range(windows):
+            part = plan.window(index)
+            begun = time.perf_counter()
+            state = model.segment(state, part, CAMERA).state
+            stepped = time.perf_counter()
+            # Answers the window before, which has as many events.
+            results = stream.events(part, CAMERA)
+            answered = time.perf_counter()
+            for result in results:
+                took["bare"].append((stepped - begun) * 1e3)
+                took["round_trip"].append((answered - stepped) * 1e3)
+                for stage, milliseconds in result.metadata["latency_ms"].items():
+                    took[stage].append(milliseconds)
     half = windows // 2
-    found = {
-        "bare_ms": statistics.median(bare[half:]),
-        "compute_ms": statistics.median(compute[half:]),
-        "served_ms": statistics.median(served[half:]),
-    }
+    found = {name: statistics.median(values[half:]) for name, values in took.items()}
     return {
-        **{name: round(value, 2) for name, value in found.items()},
-        "ratio": round(found["served_ms"] / found["bare_ms"], 3),
+        **{f"{name}_ms": round(value, 2) for name, value in found.items()},
+        "ratio": round(found["total"] / found["bare"], 3),
     }
 
 
