@@ -35,6 +35,7 @@ from service.observability.tracing import span
 from service.streaming.answers import AnswerFormat, Arrival
 from service.streaming.backlog import Policy
 from service.streaming.session import Advance, Attachment, Command, End, Events, Flush, Look, Reset, Session
+from service.streaming.windowing.event_stream import LIGHT_BYTES
 from service.wire.errors import MessageError, WireError
 from service.wire.events import decode_packet
 from service.wire.frames import decode_frame
@@ -280,7 +281,12 @@ class Conversation:
         begun = time.perf_counter()
         offload = self._services.engine.offload
         with span("decode"):
-            commands = [await offload(_command, item.message, session) for item in batch]
+            commands = [
+                _command(item.message, session)
+                if _is_light(item.message)
+                else await offload(_command, item.message, session)
+                for item in batch
+            ]
         decode_s = time.perf_counter() - begun
         self._services.metrics.observe_decode(decode_s)
         try:
@@ -383,6 +389,11 @@ def _parse_hello(text: str | None) -> Hello | ResumeHello:
     except ValidationError as error:
         detail, errors = invalid_fields(error)
         raise HelloError(detail, errors) from None
+
+
+def _is_light(message: Message) -> bool:
+    """Whether decoding it takes less time than a change of threads."""
+    return message.type is not MessageType.FRAME and len(message.payload) <= LIGHT_BYTES
 
 
 def _command(message: Message, session: Session) -> Command:

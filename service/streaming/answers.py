@@ -131,8 +131,7 @@ def _about(window: Window) -> dict[str, Any]:
 
 def class_shares(mask: Mask, classes: Sequence[SegmentationClass]) -> list[float]:
     """Share of the mask's pixels that each class has, in the order of ``classes``."""
-    counts = np.bincount(mask.ravel(), minlength=256)
-    return [round(int(counts[c.id]) / mask.size, 6) for c in classes]
+    return [round(int(np.count_nonzero(mask == c.id)) / mask.size, 6) for c in classes]
 
 
 def activity_json(activity: SpikeActivity) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from service.observability.context import session_id
 from service.streaming.watch import Watch
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from models.runtime.model import SegmentationModel, WindowInput, WindowSegmentation
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PATIENCE_S = 1.0
 
@@ -64,9 +66,10 @@ class _Job:
 
     asked: float
     due: float
-    future: asyncio.Future[TimedSegmentation]
+    future: asyncio.Future[Any]
     window: tuple[SegmentationModel, WindowInput] | None = None
     work: Callable[[], WindowSegmentation] | None = None
+    finish: Callable[[TimedSegmentation], Any] | None = None
     context: Context = field(default_factory=copy_context)
 
 
@@ -141,9 +144,29 @@ class Scheduler:
         """Windows that wait to be computed."""
         return sum(len(group.jobs) for group in self._groups.values())
 
+    @overload
     async def segment(
         self, model: SegmentationModel, item: WindowInput, *, due: float | None = None
-    ) -> TimedSegmentation:
+    ) -> TimedSegmentation: ...
+
+    @overload
+    async def segment(
+        self,
+        model: SegmentationModel,
+        item: WindowInput,
+        finish: Callable[[TimedSegmentation], T],
+        *,
+        due: float | None = None,
+    ) -> T: ...
+
+    async def segment(
+        self,
+        model: SegmentationModel,
+        item: WindowInput,
+        finish: Callable[[TimedSegmentation], Any] | None = None,
+        *,
+        due: float | None = None,
+    ) -> Any:
         """Advance a network by one window; the state given is left as it is.
 
         If the caller is cancelled, the computation is forgotten and nothing has changed.
@@ -152,12 +175,15 @@ class Scheduler:
         ----------
         model : SegmentationModel
         item : WindowInput
+        finish : callable, optional
+            Makes what is given out of the segmentation, on the thread that computed it: a change of threads costs more
+            than encoding a mask.
         due : float, optional
             When the answer is due, on ``time.perf_counter``; earlier ones go first.
         """
         now = time.perf_counter()
-        future: asyncio.Future[TimedSegmentation] = asyncio.get_running_loop().create_future()
-        job = _Job(now, now + PATIENCE_S if due is None else due, future, window=(model, item))
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        job = _Job(now, now + PATIENCE_S if due is None else due, future, window=(model, item), finish=finish)
         self._groups.setdefault((id(model), model.grid_key(item.sensor)), _Group()).jobs.append(job)
         self._dispatch()
         return await future
@@ -238,7 +264,7 @@ class Scheduler:
         if self._observe is not None:
             self._observe(len(jobs))
 
-    def _finish(self, jobs: Sequence[_Job], threads: int, done: asyncio.Future[list[TimedSegmentation]]) -> None:
+    def _finish(self, jobs: Sequence[_Job], threads: int, done: asyncio.Future[list[Any]]) -> None:
         self._free += threads
         if done.cancelled():
             for job in jobs:
@@ -271,7 +297,8 @@ def _context(jobs: Sequence[_Job]) -> Context:
     return context
 
 
-def _compute(jobs: Sequence[_Job], threads: int) -> list[TimedSegmentation]:
+def _compute(jobs: Sequence[_Job], threads: int) -> list[Any]:
+    """What each job is given, once all of them have been computed."""
     import torch
 
     # OpenMP keeps the number by thread, so it is set by the threads that compute.
@@ -281,10 +308,11 @@ def _compute(jobs: Sequence[_Job], threads: int) -> list[TimedSegmentation]:
     windows = [job.window for job in jobs if job.window is not None]
     found = windows[0][0].segment_many([item for _, item in windows]) if windows else [_work(job) for job in jobs]
     seconds = time.perf_counter() - begun
-    return [
-        TimedSegmentation(segmentation, begun - job.asked, seconds, len(jobs))
-        for job, segmentation in zip(jobs, found, strict=True)
-    ]
+    answers: list[Any] = []
+    for job, segmentation in zip(jobs, found, strict=True):
+        timed = TimedSegmentation(segmentation, begun - job.asked, seconds, len(jobs))
+        answers.append(timed if job.finish is None else job.finish(timed))
+    return answers
 
 
 def _work(job: _Job) -> WindowSegmentation:

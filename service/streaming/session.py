@@ -409,7 +409,10 @@ class Session:
             if before.ended or self._closed:
                 raise UnknownSessionError("the session has ended")
             self.touch()
-            windows, after = await self._place.engine.offload(self._plan, commands, before)
+            if self._is_light(commands, before):
+                windows, after = self._plan(commands, before)
+            else:
+                windows, after = await self._place.engine.offload(self._plan, commands, before)
             if (growth := after.nbytes - before.nbytes) > 0:
                 self._place.require_memory(growth)
             kept: list[Answer] = []
@@ -503,40 +506,36 @@ class Session:
         if window.restart:
             membranes, idle = await self._place.engine.offload(self.model.initial_state, self.sensor), 0
         asked = time.perf_counter()
-        timed = await self._place.scheduler.segment(
-            self.model, WindowInput(membranes, window.events, self.sensor, idle), due=due
+
+        def encode(timed: TimedSegmentation) -> tuple[TimedSegmentation, Answer]:
+            missed = due is not None and asked + timed.wait_s > due
+            if missed:
+                self._place.metrics.count_missed_deadline()
+            return timed, build_answer(
+                window, timed, self.model.classes, form, acked=self.acked, arrival=arrival, deadline_missed=missed
+            )
+
+        timed, answer = await self._place.scheduler.segment(
+            self.model, WindowInput(membranes, window.events, self.sensor, idle), encode, due=due
         )
-        missed = due is not None and asked + timed.wait_s > due
-        if missed:
-            self._place.metrics.count_missed_deadline()
         self._counts.observe_window(len(window.events), timed.segmentation.activity, timed.wait_s, timed.compute_s)
         self._counts.observe_skipped(
             gap=window.gap, dropped=window.dropped, merged=window.count - 1, late_events=window.late
         )
-        encoding = time.perf_counter()
-        answer = await self._place.engine.offload(
-            build_answer,
-            window,
-            timed,
-            self.model.classes,
-            form,
-            acked=self.acked,
-            arrival=arrival,
-            deadline_missed=missed,
-        )
         self._counts.observe_answer(answer.metadata)
         if tracing.is_tracing():
-            self._trace(window, timed, asked, encoding)
+            self._trace(window, timed, asked, answer)
         return answer, timed.segmentation.state
 
-    def _trace(self, window: Window, timed: TimedSegmentation, asked: float, encoding: float) -> None:
+    def _trace(self, window: Window, timed: TimedSegmentation, asked: float, answer: Answer) -> None:
         """Tell of a window that has been answered just now."""
         begun = asked + timed.wait_s
+        encoded = begun + timed.compute_s
         tracing.record(
             {
                 "wait": (asked, begun),
-                "compute": (begun, begun + timed.compute_s),
-                "encode": (encoding, time.perf_counter()),
+                "compute": (begun, encoded),
+                "encode": (encoded, encoded + answer.metadata["latency_ms"]["encode"] / 1e3),
             },
             "window",
             {
@@ -548,6 +547,12 @@ class Session:
                 "spikeseg.sops": timed.segmentation.activity.sops,
             },
         )
+
+    def _is_light(self, commands: Sequence[Command], before: Progress) -> bool:
+        """Whether planning them takes less time than a change of threads."""
+        if not all(isinstance(command, Events | Advance | Flush | End) for command in commands):
+            return False
+        return before.stream.is_light(sum(len(c.events) for c in commands if isinstance(c, Events)))
 
     def _plan(self, commands: Sequence[Command], before: Progress) -> tuple[list[Window], Progress]:
         """The windows that are to be computed, and where the session stands after them, but for the membranes."""

@@ -194,6 +194,38 @@ def test_company_that_does_not_come_is_not_waited_for_for_ever(model: StreamingM
     run(scheduler, scenario())
 
 
+def test_an_answer_is_finished_where_it_was_computed(model: StreamingModel) -> None:
+    scheduler = Scheduler()
+
+    def finish(timed: TimedSegmentation) -> tuple[str, int]:
+        return threading.current_thread().name, timed.rows
+
+    async def scenario() -> None:
+        assert await scheduler.segment(model, window(model, 1), finish) == ("compute_0", 1)
+
+    run(scheduler, scenario())
+
+
+def test_what_cannot_be_finished_is_its_own_callers_fault(model: StreamingModel) -> None:
+    recorder = Recorder(model)
+    scheduler = Scheduler(max_batch=4, exact=False)
+
+    def fail(_: TimedSegmentation) -> int:
+        raise ValueError("no")
+
+    async def scenario() -> None:
+        first = await submitted(scheduler.segment(recorder, window(model, 0)))  # type: ignore[arg-type]
+        calls = [scheduler.segment(recorder, window(model, 1), fail), scheduler.segment(recorder, window(model, 2))]  # type: ignore[arg-type]
+        tasks = await submitted(*calls)  # type: ignore[arg-type]
+        recorder.gate.set()
+        answers = await asyncio.gather(*first, *tasks, return_exceptions=True)
+        assert isinstance(answers[0], TimedSegmentation)
+        assert isinstance(answers[1], ValueError)
+        assert isinstance(answers[2], TimedSegmentation)
+
+    run(scheduler, scenario())
+
+
 def test_one_bad_window_does_not_spoil_its_batch(model: StreamingModel) -> None:
     recorder = Recorder(model)
     scheduler = Scheduler(max_batch=4, exact=False)

@@ -323,8 +323,11 @@ def test_ids_and_secrets_cannot_be_guessed() -> None:
 def test_only_so_many_requests_wait(model: StreamingModel, place: Workplace) -> None:
     async def scenario() -> None:
         session = make_session(model, replace(place, max_waiting=3))
-        parts = [EVENTS[a : a + 600] for a in range(0, 3000, 600)]
-        answers = await asyncio.gather(*(take(session, Events(part, SENSOR)) for part in parts), return_exceptions=True)
+        windows = [
+            Events(random_events(k, windows=1, start_us=k * WINDOW_US), SENSOR, until_us=(k + 1) * WINDOW_US)
+            for k in range(5)
+        ]
+        answers = await asyncio.gather(*(take(session, window) for window in windows), return_exceptions=True)
         refused = [answer for answer in answers if isinstance(answer, BaseException)]
         # One is under way and three wait.
         assert [type(error) for error in refused] == [BacklogError]

@@ -138,6 +138,15 @@ class StreamConfig:
         """Whether the events of a batch must be ordered by time."""
         return self.reorder_us == 0 and self.wrap_bits is None
 
+    @property
+    def disjoint(self) -> bool:
+        """Whether each event is in one window only."""
+        match self.window:
+            case TimeWindows(us, stride_us):
+                return us == stride_us
+            case CountWindows(count, stride):
+                return count == stride
+
     def to_json(self) -> dict[str, Any]:
         """As plain values that ``from_json`` reads."""
         return {

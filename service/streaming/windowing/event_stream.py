@@ -35,6 +35,10 @@ from service.wire.events import MAX_TIME_US
 
 Cutter = TimeCutter | CountCutter
 
+LIGHT_BYTES = 1 << 18
+"""So many bytes of events are decoded, and cut into windows, in a small part of a millisecond."""
+_EVENT_BYTES = 13
+
 _RUN = 8192
 """Restarts are looked for in so many events at a time, so that a batch full of them does not take long."""
 
@@ -93,6 +97,10 @@ class EventStream:
     def nbytes(self) -> int:
         """Bytes that the events take that are held."""
         return self.cutter.nbytes + (self.reorder.nbytes if self.reorder is not None else 0)
+
+    def is_light(self, more: int) -> bool:
+        """Whether cutting so many more events into windows takes less time than a change of threads."""
+        return self.config.ordered and self.config.disjoint and self.nbytes + _EVENT_BYTES * more <= LIGHT_BYTES
 
     @property
     def ordered(self) -> bool:
