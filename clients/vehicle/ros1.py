@@ -114,10 +114,10 @@ class Ros1Publisher:
         self._rospy.signal_shutdown("the bridge ends")
 
     def _send(self, publisher: Any, message: Any) -> None:
-        try:
+        with contextlib.suppress(self._rospy.ROSException):
             publisher.publish(message)
-        except self._rospy.ROSException:
-            raise OutputError("ROS has shut this node down: rosnode kill, or another node has its name") from None
+        if self._rospy.is_shutdown():
+            raise OutputError("ROS has shut this node down: rosnode kill, or another node has its name")
 
 
 class Ros1Events(TopicSource):

@@ -109,6 +109,9 @@ class Watch:
 
     def _judgement(self, now: float) -> tuple[Level, str]:
         fresh = self._mask_of is not None and now - self._mask_of <= self._limit
+        begins = self._state in (StreamState.CONNECTING, StreamState.STREAMING) and not self._too_old
+        if self._mask_of is None and begins:
+            return Level.WARN, "no mask has come yet"
         if self._state is not StreamState.STREAMING:
             reason = f": {self._reason}" if self._reason else ""
             return Level.WARN if fresh else Level.ERROR, f"segmentation {self._state.value}{reason}"
