@@ -47,7 +47,7 @@ class Node:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.lines.append(json.loads(line) if line.startswith("{") else {"kind": line.strip()})
+            self.lines.append(json.loads(line) if line.startswith("{") else {"kind": "text", "text": line.strip()})
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """What has come of a kind."""
@@ -112,9 +112,9 @@ class Graph:
 
     @contextmanager
     def node(self, script: str, *arguments: str) -> Iterator[Node]:
-        """Run a node of the tests by the system's Python."""
+        """Run a script by the system's Python: one beside this file, or one with its whole path."""
         process = subprocess.Popen(
-            [SYSTEM_PYTHON, str(NODES / script), *arguments],
+            [SYSTEM_PYTHON, str(NODES / script), *arguments],  # An absolute path stays as it is.
             env={key: value for key, value in self.environment.items() if key != "PYTHONPATH"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -66,7 +66,7 @@ def main(topic, kind, frame_id, width, height):
     publisher = rospy.Publisher(topic, types[name], queue_size=100)
     while not publisher.get_num_connections() and not rospy.is_shutdown():
         rospy.sleep(0.02)
-    print("ready", flush=True)
+    print('{"kind": "ready"}', flush=True)
     for seq, line in enumerate(sys.stdin):
         given = json.loads(line)
         message = types[name]()

@@ -262,6 +262,31 @@ def test_late_events_are_left_out_and_a_clock_that_goes_back_begins_anew(graph: 
             assert images[stamp] == expected[stamp].mask.tobytes()
 
 
+def test_the_example_of_a_listener(graph: Graph, server: str) -> None:
+    example = REPOSITORY / "clients" / "examples" / "ros1_labels.py"
+    with (
+        graph.node(str(example), LABELS) as listener,
+        graph.bridge(str(DEMO), "--loop", "--ros1", LABELS, "--url", server, "--age-limit", str(PATIENCE_S)),
+    ):
+        listener.wait("text", lambda line: line["text"].endswith("% human") and " event_camera: " in line["text"])
+        listener.wait("text", lambda line: line["text"] == "-- ok: masks are fresh")
+
+
+def test_a_python_without_ros_1_is_told_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from clients.vehicle import ros1, __main__ as program;"
+        f"ros1.DEBIAN = pathlib.Path({str(tmp_path)!r});"
+        f"sys.exit(program.main([{str(DEMO)!r}, '--ros1', '/labels']))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert found.returncode == 1
+    assert "error: ROS 1 needs rospy, which this Python does not find: source ROS's setup.bash, or" in found.stderr
+    assert "apt-get install python3-rospy python3-sensor-msgs python3-diagnostic-msgs" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
 def test_a_node_that_ros_shuts_down_ends_and_says_why(graph: Graph, server: str) -> None:
     recording = (str(DEMO), "--loop", "--ros1", LABELS, "--url", server)
     with graph.node("ros1_listener.py", LABELS) as listener, graph.bridge_that_ends(*recording) as its_end:
