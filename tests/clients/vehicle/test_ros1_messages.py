@@ -22,7 +22,8 @@ from models.events import EventBatch, SensorSize
 
 SENSOR = SensorSize(346, 260)
 STORE = typestore(1)
-LATEST_US = 4_000_000_000 * 1_000_000
+# rosbags takes seconds for signed.
+LATEST_US = 2_147_000_000 * 1_000_000
 
 
 def header(stamp_us: int, frame_id: str) -> Any:
