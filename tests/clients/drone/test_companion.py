@@ -12,7 +12,6 @@ import time
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,16 +63,6 @@ def companion(url: str, port: int, *options: str) -> Iterator[subprocess.Popen[s
         _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, said
     assert "Traceback" not in said, said
-
-
-@pytest.fixture
-def replica(tmp_path: Path) -> Iterator[Replica]:
-    replica = Replica("drone", tmp_path, {})
-    replica.start()
-    replica.wait_until_ready()
-    yield replica
-    if replica.running:
-        replica.kill()
 
 
 GEOMETRY = ("--height", "1.5", "--pitch", "5", "--hfov", "70", "--age-limit", "2.0")

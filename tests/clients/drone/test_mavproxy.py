@@ -25,7 +25,7 @@ from tests.service.replicas import Replica
 os.environ["MAVLINK20"] = "1"
 mavutil = pytest.importorskip("pymavlink.mavutil", reason="pymavlink is not installed: pip install 'spikeseg[drone]'")
 
-from tests.clients.drone.test_companion import DEMO, GEOMETRY, UNKNOWN, free_port, replica  # noqa: E402, F401
+from tests.clients.drone.test_companion import DEMO, GEOMETRY, UNKNOWN, free_port  # noqa: E402
 
 MAVPROXY = shutil.which("mavproxy.py", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 pytestmark = pytest.mark.skipif(
@@ -123,7 +123,7 @@ def wait_for(log: Path, text: str) -> None:
 
 @pytest.mark.parametrize("side", ["master", "out"])
 def test_all_comes_through_mavproxy_also_after_it_was_gone(
-    replica: Replica,  # noqa: F811
+    replica: Replica,
     tmp_path: Path,
     side: str,
 ) -> None:
