@@ -221,6 +221,20 @@ def test_the_loss_of_the_service_is_told_and_so_is_its_return(graph: Graph, repl
         assert silent["message"] == "the camera is silent: no events come"
 
 
+def test_a_service_that_starts_after_the_bridge_is_found(graph: Graph, tmp_path: Path) -> None:
+    replica = Replica("late", tmp_path, {})
+    recording = (str(DEMO), "--loop", "--ros1", LABELS, "--url", replica.url, "--age-limit", str(PATIENCE_S))
+    with graph.node("ros1_listener.py", LABELS) as listener, graph.bridge(*recording):
+        away = listener.wait("status", lambda s: s["level"] == ERROR)
+        assert away["message"].startswith("segmentation closed: ")
+        replica.start()
+        try:
+            listener.wait("image")
+            listener.wait("status", lambda s: s["level"] == OK)
+        finally:
+            replica.kill()
+
+
 def test_masks_that_a_hanging_service_gives_late_are_left_out_and_counted(graph: Graph, replica: Replica) -> None:
     with (
         graph.node("ros1_listener.py", LABELS) as listener,
