@@ -37,6 +37,8 @@ $(VENV)/dev.done: pyproject.toml
 	$(PIP) -e '.[dev]'
 	# Its harness needs neither numba nor torchaudio, which it would draw in, and a torch of its own with them.
 	$(PIP) --no-deps neurobench==2.3.0 snntorch==1.0.0
+	# A program of its own in the tests, without its maps and windows: they would put another OpenCV over ours.
+	$(PIP) --no-deps MAVProxy==1.8.75
 	touch $@ $(VENV)/serve.done
 
 clean:

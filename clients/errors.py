@@ -9,7 +9,7 @@ ClientError
  ├── SourceError               events that cannot be had
  │    ├── RecordingError        a file that cannot be read as a recording of events
  │    └── CameraError           a camera, or a network stream of one, that is not there or went away
- ├── OutputError               a file or folder that cannot be written
+ ├── OutputError               a file, a folder or a network that cannot be written to
  ├── MissingExtraError         a library that is not installed; the message says how to install it
  └── ServiceError              the service refuses a request, or fails at it
       ├── UnauthenticatedError  401  4401  no token, or none that the service knows
@@ -101,7 +101,7 @@ class CameraError(SourceError):
 
 
 class OutputError(ClientError):
-    """A file or folder that cannot be written."""
+    """A file, a folder or a network that cannot be written to."""
 
 
 class MissingExtraError(ClientError):

@@ -101,7 +101,7 @@ class Companion:
             thread.join()
 
     def _report(self, over: threading.Event) -> None:
-        lost = False
+        heard: bool | None = None
         while not over.is_set():
             with self._lock:
                 reports = self._reporter.due(time.monotonic())
@@ -109,7 +109,8 @@ class Companion:
                 self._link.send(report)
             self._link.hear()
             silence = self._link.silence_s
-            if silence is not None and (silence > _SILENT_S) is not lost:
-                lost = silence > _SILENT_S
-                logger.warning("the flight controller %s", "is not heard any more" if lost else "is heard again")
+            if silence is not None and (silence <= _SILENT_S) is not heard:
+                before, heard = heard, silence <= _SILENT_S
+                again = "" if before is None else " again"
+                logger.warning("the flight controller %s", f"is heard{again}" if heard else "is not heard any more")
             over.wait(_TICK_S)

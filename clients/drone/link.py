@@ -8,7 +8,7 @@ from typing import Any
 
 from clients.drone.geometry import Sectors
 from clients.drone.reporter import MOST_OCCUPANCIES, Heartbeat, Obstacles, Occupancy, Report, StatusText
-from clients.errors import ConnectError
+from clients.errors import ConnectError, MissingExtraError
 from clients.extras import require
 
 COMPONENT = 191
@@ -35,7 +35,7 @@ class MavlinkLink:
     Raises
     ------
     MissingExtraError
-        If pymavlink is not installed.
+        If pymavlink, or pyserial for a serial device, is not installed.
     ConnectError
         If the device cannot be opened.
     """
@@ -48,6 +48,10 @@ class MavlinkLink:
             self._connection: Any = mavutil.mavlink_connection(
                 device, baud=baud, source_system=system, source_component=COMPONENT, dialect="common"
             )
+        except ImportError as error:
+            raise MissingExtraError(
+                f"{device} needs {error.name}, which is not installed: pip install 'spikeseg[drone]'"
+            ) from error
         except (OSError, ValueError, RuntimeError) as error:
             raise ConnectError(f"{device} cannot be opened for MAVLink: {error}") from None
         self._mavlink: Any = mavutil.mavlink

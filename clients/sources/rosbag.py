@@ -11,7 +11,7 @@ import numpy as np
 
 from clients.errors import ClientError, RecordingError
 from clients.extras import require
-from clients.sources.evt import Decoder, Evt2Decoder, Evt3Decoder, unwrap
+from clients.sources.event_packets import PacketDecoder
 from clients.sources.source import Source, to_events
 from models.events import EventBatch, SensorSize
 
@@ -20,7 +20,6 @@ MCAP_MAGIC = b"\x89MCAP0\r\n"
 SQLITE_MAGIC = b"SQLite format 3\x00"
 _PURPOSE = "reading rosbags"
 PACKET, ARRAY = "event_camera_msgs/msg/EventPacket", "dvs_msgs/msg/EventArray"
-_ENCODINGS: dict[str, type[Decoder]] = {"evt2": Evt2Decoder, "evt3": Evt3Decoder}
 # As the packages define them, for bags that do not carry their definitions.
 DEFINITIONS = {
     PACKET: "std_msgs/Header header\nuint32 height\nuint32 width\nuint64 seq\nuint64 time_base\nstring encoding\n"
@@ -84,36 +83,13 @@ class RosbagSource(Source):
             yield reader.deserialize(raw, connection.msgtype)
 
     def _packets(self) -> Callable[[Any], EventBatch]:
-        decoders: dict[str, Decoder] = {}
-
-        def decode(message: Any) -> EventBatch:
-            encoding = str(message.encoding)
-            if message.is_bigendian:
-                raise RecordingError("its packets are big-endian")
-            if encoding in ("mono", "libcaer"):
-                return self._mono(message) if encoding == "mono" else self._libcaer(message)
-            if encoding not in _ENCODINGS:
-                raise RecordingError(
-                    f"its packets are encoded as {encoding!r}; mono, libcaer, evt2 and evt3 can be read"
-                )
-            if encoding not in decoders:
-                decoders[encoding] = _ENCODINGS[encoding]()
-            return decoders[encoding].decode(message.events.tobytes())
-
-        return decode
-
-    def _mono(self, message: Any) -> EventBatch:
-        """Words of 64 bits: nanoseconds after ``time_base`` (32), x (16), y (15), polarity."""
-        words = np.frombuffer(message.events.tobytes(), "<u8")
-        t = (int(message.time_base) + (words & 0xFFFFFFFF).astype(np.int64)) // 1000
-        x, y, p = words >> 32 & 0xFFFF, words >> 48 & 0x7FFF, words >> 63
-        return to_events(t, x.astype(np.int64), y.astype(np.int64), p.astype(np.int64), self.name)
-
-    def _libcaer(self, message: Any) -> EventBatch:
-        """Words of 32 bits: polarity (bit 1), y (15), x (15); then microseconds (31) after ``time_base``."""
-        words = np.frombuffer(message.events.tobytes(), "<u4").reshape(-1, 2).astype(np.int64)
-        data, t = words[:, 0], unwrap(words[:, 1], -1, 1 << 31) + int(message.time_base) // 1000
-        return to_events(t, data >> 17, data >> 2 & 0x7FFF, data >> 1 & 1, self.name)
+        decoder = PacketDecoder(self.name)
+        return lambda message: decoder.decode(
+            str(message.encoding),
+            message.events.tobytes(),
+            time_base=int(message.time_base),
+            is_bigendian=bool(message.is_bigendian),
+        )
 
     def _array(self, message: Any) -> EventBatch:
         rows = [(e.ts.sec * 1_000_000 + e.ts.nanosec // 1000, e.x, e.y, e.polarity) for e in message.events]

@@ -1,4 +1,4 @@
-"""What both bridges offer: labels out."""
+"""What every bridge offers: labels out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from clients.results import Result
+from clients.vehicle.watch import Status
 from models.classes import SegmentationClass
 
 
@@ -17,6 +18,9 @@ class LabelPublisher(Protocol):
 
     def publish(self, result: Result) -> None:
         """Give out one mask, stamped with the end of its window by the sensor's clock."""
+
+    def report(self, status: Status) -> None:
+        """Say how the segmentation is doing; called from another thread than the rest."""
 
     def close(self) -> None:
         """Leave the network."""

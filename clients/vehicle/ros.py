@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -10,23 +9,24 @@ from typing import Any, ClassVar
 from clients.errors import CameraError, InputError
 from clients.extras import require
 from clients.results import Result
-from clients.sources.source import Source
+from clients.vehicle.inbox import TopicSource
+from clients.vehicle.topics import checked_topic
+from clients.vehicle.watch import Status
 from models.classes import SegmentationClass
 from models.events import EventBatch, SensorSize
 
 _IDLE_S = 0.02
 _POLL_S = 0.002
 _DEPTH = 64
-_TOPIC = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
 
 
 class RosPublisher:
-    """Publishes ``sensor_msgs/Image`` (mono8, class ids) and, latched, ``vision_msgs/LabelInfo``.
+    """Publishes ``sensor_msgs/Image`` (mono8, class ids), latched ``vision_msgs/LabelInfo``, and diagnostics.
 
     Parameters
     ----------
     topic : str
-        Labels go to ``TOPIC``, their meaning to ``TOPIC_info``.
+        Labels go to ``TOPIC``, their meaning to ``TOPIC_info``, how it goes to ``/diagnostics``.
     domain : int
         ``ROS_DOMAIN_ID``.
     frame_id : str
@@ -51,6 +51,7 @@ class RosPublisher:
         latched = qos.Qos(reliable, qos.Policy.History.KeepLast(1), qos.Policy.Durability.TransientLocal)
         self._labels = self._writer(dds, ros_name(topic), self._types.Image, data)
         self._info = self._writer(dds, ros_name(f"{topic}_info"), self._types.LabelInfo, latched)
+        self._status = self._writer(dds, ros_name("/diagnostics"), self._types.DiagnosticArray, data)
 
     def announce(self, classes: Sequence[SegmentationClass], unlabelled: int) -> None:
         """Say what the labels mean."""
@@ -67,16 +68,26 @@ class RosPublisher:
         header = types.Header(types.stamp(result.t_end), self._frame_id)
         self._labels.write(types.Image(header, height, width, "mono8", 0, width, result.mask.tobytes()))
 
+    def report(self, status: Status) -> None:
+        """Say how it is doing."""
+        types = self._types
+        values = [types.KeyValue(name, value) for name, value in status.values.items()]
+        told = types.DiagnosticStatus(
+            int(status.level), "spikeseg: segmentation", status.message, self._frame_id, values
+        )
+        header = types.Header(types.stamp(time.time_ns() // 1000), "")
+        self._status.write(types.DiagnosticArray(header, [told]))
+
     def close(self) -> None:
         """Leave the domain."""
-        self._labels = self._info = self._participant = None
+        self._labels = self._info = self._status = self._participant = None
 
     def _writer(self, dds: dict[str, Any], name: str, kind: Any, qos: Any) -> Any:
         topic = dds["topic"].Topic(self._participant, name, kind)
         return dds["pub"].DataWriter(dds["pub"].Publisher(self._participant), topic, qos=qos)
 
 
-class RosEvents(Source):
+class RosEvents(TopicSource):
     """Events of a topic of ``event_camera_msgs/EventPacket``, encoding ``mono``.
 
     Parameters
@@ -95,7 +106,6 @@ class RosEvents(Source):
     """
 
     format: ClassVar[str] = "event_camera_msgs over DDS"
-    live: ClassVar[bool] = True
 
     def __init__(self, topic: str = "/event_camera/events", *, domain: int = 0, patience_s: float = 30.0) -> None:
         self._types, dds = _modules()
@@ -112,6 +122,7 @@ class RosEvents(Source):
                 raise CameraError(f"no events have come on {topic} in {patience_s:g} s")
             self._first = list(self._reader.take(_DEPTH))
             time.sleep(_POLL_S)
+        self.frame_id = str(self._first[0].header.frame_id)
         super().__init__(topic, SensorSize(self._first[0].width, self._first[0].height))
 
     def close(self) -> None:
@@ -123,11 +134,14 @@ class RosEvents(Source):
         silent_since = time.monotonic()
         while self._reader is not None:
             waiting += list(self._reader.take(_DEPTH))
+            taken_at = time.monotonic()
             for packet in waiting:
                 try:
-                    yield self._types.unpack_events(packet)
+                    events = self._types.unpack_events(packet)
                 except InputError as error:
                     raise CameraError(f"{self.name}: {error}") from None
+                self.arrived = taken_at
+                yield events
                 silent_since = time.monotonic()
             waiting = []
             if time.monotonic() - silent_since >= _IDLE_S:
@@ -144,9 +158,7 @@ def ros_name(topic: str) -> str:
     InputError
         If it is no absolute name of ROS.
     """
-    if not _TOPIC.fullmatch(topic):
-        raise InputError(f"{topic!r} is no absolute topic of ROS, as /spikeseg/labels")
-    return f"rt{topic}"
+    return f"rt{checked_topic(topic)}"
 
 
 def _modules() -> tuple[Any, dict[str, Any]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from cyclonedds.idl import IdlStruct
-from cyclonedds.idl.types import float32, int32, sequence, uint8, uint16, uint32, uint64
+from cyclonedds.idl.types import byte, float32, int32, sequence, uint8, uint16, uint32, uint64
 
 from clients.errors import InputError
 from models.events import EventBatch, SensorSize
@@ -57,6 +57,27 @@ class LabelInfo(IdlStruct, typename="vision_msgs::msg::dds_::LabelInfo_"):
     header: Header
     class_map: sequence[VisionClass]
     threshold: float32
+
+
+@dataclass
+class KeyValue(IdlStruct, typename="diagnostic_msgs::msg::dds_::KeyValue_"):
+    key: str
+    value: str
+
+
+@dataclass
+class DiagnosticStatus(IdlStruct, typename="diagnostic_msgs::msg::dds_::DiagnosticStatus_"):
+    level: byte
+    name: str
+    message: str
+    hardware_id: str
+    values: sequence[KeyValue]
+
+
+@dataclass
+class DiagnosticArray(IdlStruct, typename="diagnostic_msgs::msg::dds_::DiagnosticArray_"):
+    header: Header
+    status: sequence[DiagnosticStatus]
 
 
 @dataclass

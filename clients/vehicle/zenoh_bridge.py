@@ -4,6 +4,7 @@
 ``KEY/labels`` class ids, one byte a pixel, row by row; the attachment is JSON: ``window``, ``t_start``,
                ``t_end`` (µs of the sensor's clock), ``width``, ``height``, ``class_share``
 ``KEY/info``   JSON: classes and ``unlabelled``; published once, and given to whoever asks for it (``get``)
+``KEY/status`` JSON: ``level``, ``message`` and numbers, once a second and at every change
 ``KEY/events`` event packets as docs/protocol.md has them
 ============== ===============================================================================================
 """
@@ -11,21 +12,20 @@
 from __future__ import annotations
 
 import json
-import queue
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from clients.errors import CameraError, ConnectError
 from clients.extras import require
 from clients.results import Result
-from clients.sources.source import Source
+from clients.vehicle.inbox import Inbox, TopicSource
+from clients.vehicle.watch import Status
 from models.classes import SegmentationClass
 from models.events import EventBatch
 from service.wire.errors import PacketError
 from service.wire.events import EventPacket, decode_packet
 
 _IDLE_S = 0.02
-_DEPTH = 256
 
 
 class ZenohPublisher:
@@ -51,6 +51,7 @@ class ZenohPublisher:
         self._zenoh = require("zenoh", "Zenoh", extra="vehicle")
         self._session = open_session(self._zenoh, connect, listen)
         self._labels = self._session.declare_publisher(f"{key}/labels")
+        self._status = self._session.declare_publisher(f"{key}/status")
         self._info_key = f"{key}/info"
         self._info = b"{}"
         self._queryable = self._session.declare_queryable(self._info_key, self._reply)
@@ -74,6 +75,11 @@ class ZenohPublisher:
         }
         self._labels.put(result.mask.tobytes(), attachment=json.dumps(about).encode())
 
+    def report(self, status: Status) -> None:
+        """Say how it is doing."""
+        about = {"level": status.level.name, "message": status.message, **status.values}
+        self._status.put(json.dumps(about).encode(), encoding=self._zenoh.Encoding.APPLICATION_JSON)
+
     def close(self) -> None:
         """Leave the network."""
         self._session.close()
@@ -82,7 +88,7 @@ class ZenohPublisher:
         query.reply(self._info_key, self._info)
 
 
-class ZenohEvents(Source):
+class ZenohEvents(TopicSource):
     """Events of a key; the first packet tells the sensor's size. Packets that come too fast push out the oldest.
 
     Raises
@@ -92,7 +98,6 @@ class ZenohEvents(Source):
     """
 
     format: ClassVar[str] = "event packets over Zenoh"
-    live: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -104,14 +109,15 @@ class ZenohEvents(Source):
     ) -> None:
         zenoh = require("zenoh", "Zenoh", extra="vehicle")
         self._session: Any = open_session(zenoh, connect, listen)
-        self._arrived: queue.Queue[bytes] = queue.Queue(_DEPTH)
-        self._subscriber = self._session.declare_subscriber(key, self._take)
-        try:
-            self._first: EventPacket | None = self._decoded(self._arrived.get(timeout=patience_s), key)
-        except queue.Empty:
+        self._inbox: Inbox[bytes] = Inbox()
+        self._subscriber = self._session.declare_subscriber(key, lambda sample: self._inbox.put(bytes(sample.payload)))
+        found = self._inbox.get(patience_s)
+        if found is None:
             self._session.close()
-            raise CameraError(f"no events have come on {key} in {patience_s:g} s") from None
+            raise CameraError(f"no events have come on {key} in {patience_s:g} s")
+        self._first: EventPacket | None = self._decoded(found[1], key)
         super().__init__(key, self._first.sensor)
+        self.arrived = found[0]
 
     def close(self) -> None:
         """Leave the network."""
@@ -119,29 +125,18 @@ class ZenohEvents(Source):
             self._session.close()
             self._session = None
 
-    def _take(self, sample: Any) -> None:
-        data = bytes(sample.payload)
-        while True:
-            try:
-                self._arrived.put_nowait(data)
-                return
-            except queue.Full:
-                try:
-                    self._arrived.get_nowait()
-                except queue.Empty:
-                    continue
-
     def _read(self) -> Iterator[EventBatch]:
         if self._first is not None:
             first, self._first = self._first, None
             yield first.events
         while self._session is not None:
-            try:
-                data = self._arrived.get(timeout=_IDLE_S)
-            except queue.Empty:
+            found = self._inbox.get(_IDLE_S)
+            if found is None:
                 yield EventBatch.empty()
                 continue
-            yield self._decoded(data, self.name).events
+            events = self._decoded(found[1], self.name).events
+            self.arrived = found[0]
+            yield events
 
     def _decoded(self, data: bytes, key: str) -> EventPacket:
         try:

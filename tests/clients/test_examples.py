@@ -151,7 +151,7 @@ SEEN = re.compile(r"\d+\.\d{3} s  346x260  .*\d%")
 def test_the_example_of_zenoh(server: str, environment: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("zenoh", reason="eclipse-zenoh is not installed: pip install 'spikeseg[vehicle]'")
     endpoint = f"tcp/127.0.0.1:{free_port()}"
-    options = ("--loop", "--url", server, "--zenoh", "car", "--zenoh-connect", endpoint)
+    options = ("--loop", "--url", server, "--zenoh", "car", "--zenoh-connect", endpoint, "--age-limit", "60")
     with beside("clients.vehicle", str(DEMO), *options):
         command = [sys.executable, "-m", "clients.examples.zenoh_labels", "car", "3", endpoint]
         lines = run(command, environment, tmp_path).splitlines()
@@ -162,7 +162,7 @@ def test_the_example_of_zenoh(server: str, environment: dict[str, str], tmp_path
 def test_the_example_of_ros_2(server: str, environment: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("cyclonedds", reason="cyclonedds is not installed: pip install 'spikeseg[vehicle]'")
     domain = str(free_port() % 200 + 10)
-    options = ("--loop", "--url", server, "--ros", "/car/labels", "--domain", domain)
+    options = ("--loop", "--url", server, "--ros", "/car/labels", "--domain", domain, "--age-limit", "60")
     with beside("clients.vehicle", str(DEMO), *options):
         command = [sys.executable, "-m", "clients.examples.ros2_labels", "/car/labels", "3", domain]
         lines = run(command, environment, tmp_path).splitlines()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
+import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,16 +65,6 @@ def companion(url: str, port: int, *options: str) -> Iterator[subprocess.Popen[s
     assert "Traceback" not in said, said
 
 
-@pytest.fixture
-def replica(tmp_path: Path) -> Iterator[Replica]:
-    replica = Replica("drone", tmp_path, {})
-    replica.start()
-    replica.wait_until_ready()
-    yield replica
-    if replica.running:
-        replica.kill()
-
-
 GEOMETRY = ("--height", "1.5", "--pitch", "5", "--hfov", "70", "--age-limit", "2.0")
 
 
@@ -119,6 +110,31 @@ def test_a_link_that_goes_away_and_comes_back(server: str) -> None:
             controller.close()
             time.sleep(1.0)
             assert process.poll() is None
+
+
+def test_a_flight_controller_at_a_serial_line(server: str) -> None:
+    pytest.importorskip("serial", reason="pyserial is not installed: pip install 'spikeseg[drone]'")
+    controller, line = os.openpty()
+    tty.setraw(line)
+    command = [sys.executable, "-m", "clients.drone", str(DEMO), "--loop", "--url", server]
+    command += ["--mavlink", os.ttyname(line), "--baud", "115200", *GEOMETRY]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    parser = mavutil.mavlink.MAVLink(None)
+    heard: set[str] = set()
+    end = time.monotonic() + PATIENCE_S
+    try:
+        while not heard >= {"HEARTBEAT", "OBSTACLE_DISTANCE", "DEBUG_FLOAT_ARRAY"} and time.monotonic() < end:
+            if select.select([controller], [], [], 1.0)[0]:
+                heard |= {message.get_type() for message in parser.parse_buffer(os.read(controller, 4096)) or ()}
+    finally:
+        # A cable that is pulled out keeps nothing from ending.
+        os.close(controller)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=PATIENCE_S)
+        os.close(line)
+    assert heard >= {"HEARTBEAT", "OBSTACLE_DISTANCE", "DEBUG_FLOAT_ARRAY"}, said
+    assert process.returncode == 0, said
+    assert "Traceback" not in said, said
 
 
 @pytest.mark.parametrize(

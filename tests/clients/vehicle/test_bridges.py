@@ -31,7 +31,7 @@ from cyclonedds.qos import Policy, Qos  # noqa: E402
 from cyclonedds.sub import DataReader, Subscriber  # noqa: E402
 from cyclonedds.topic import Topic  # noqa: E402
 
-from clients.vehicle.ros_types import EventPacket, Image, LabelInfo, pack_events  # noqa: E402
+from clients.vehicle.ros_types import DiagnosticArray, EventPacket, Image, LabelInfo, pack_events  # noqa: E402
 
 EVENTS = random_events(71, windows=8)
 RELIABLE = Policy.Reliability.Reliable(max_blocking_time=100_000_000)
@@ -45,7 +45,7 @@ def free_port() -> int:
 
 @contextmanager
 def bridge(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "clients.vehicle", *arguments]
+    command = [sys.executable, "-m", "clients.vehicle", *arguments, "--age-limit", str(PATIENCE_S)]
     process = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ, stderr=subprocess.PIPE, text=True)
     try:
         yield process
@@ -105,6 +105,10 @@ def test_a_ros_graph_gets_labels_for_its_events_with_the_sensors_stamps(server: 
         latched = Qos(RELIABLE, Policy.Durability.TransientLocal)
         infos = DataReader(Subscriber(late), Topic(late, "rt/seen/labels_info", LabelInfo), qos=latched)
         info = wait_for(lambda: next(iter(infos.take(1)), None))
+        told = DataReader(Subscriber(late), Topic(late, "rt/diagnostics", DiagnosticArray), qos=Qos(RELIABLE))
+        status = wait_for(lambda: next((s for array in told.take(9) for s in array.status if s.level == 0), None))
+    assert (status.name, status.message) == ("spikeseg: segmentation", "masks are fresh")
+    assert image.header.frame_id == "camera"
     assert (image.width, image.height, image.encoding, image.step) == (SENSOR.width, SENSOR.height, "mono8", 64)
     assert len(image.data) == SENSOR.width * SENSOR.height
     assert max(image.data) < 6
@@ -135,6 +139,8 @@ def test_zenoh_gets_the_masks_that_the_client_gets(server: str) -> None:
 
     with zenoh.open(config) as session:
         session.declare_subscriber("car/labels", take)
+        told: list[dict[str, Any]] = []
+        session.declare_subscriber("car/status", lambda sample: told.append(json.loads(bytes(sample.payload))))
         publisher = session.declare_publisher("car/events")
 
         sent = iter(cut(EVENTS, 5_000))
@@ -147,6 +153,7 @@ def test_zenoh_gets_the_masks_that_the_client_gets(server: str) -> None:
         options = ("--zenoh", "car", "--zenoh-connect", endpoint, "--url", server, "--window-us", str(WINDOW_US))
         with bridge("zenoh://car/events", *options), sending(step):
             wait_for(lambda: len(seen) >= 6)
+            wait_for(lambda: any(status["level"] == "OK" for status in told))
             replies = [json.loads(bytes(reply.ok.payload)) for reply in session.get("car/info")]
     assert replies[0]["unlabelled"] == 255
     assert next(c["name"] for c in replies[0]["classes"]) == "flat"
@@ -180,7 +187,7 @@ def test_a_recording_goes_to_both_at_once(server: str) -> None:
     ("arguments", "message"),
     [
         (("nothing.aedat4", "--ros", "/labels"), "nothing.aedat4"),
-        (("service/demo/street.aedat4",), "say with --ros TOPIC or --zenoh KEY"),
+        (("service/demo/street.aedat4",), "say with --ros TOPIC, --ros1 TOPIC or --zenoh KEY"),
         (("service/demo/street.aedat4", "--ros", "labels"), "no absolute topic of ROS"),
         (("service/demo/street.aedat4", "--zenoh", "a", "--zenoh-connect", "nonsense"), "Zenoh"),
     ],
