@@ -6,6 +6,7 @@ neuron whose potential comes within rounding of the threshold may fire in one an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,27 +88,39 @@ class EventDrivenRuntime(EdgeRuntime):
         return StepResult(self._logits(plan, membranes[READOUT]), State(membranes), found)
 
     @torch.inference_mode()
-    def answer(self, rows: Sequence[tuple[State, EventBatch, InputGrid]]) -> list[RowResult]:
+    def answer(
+        self, rows: Sequence[tuple[State, EventBatch, InputGrid]], spent: dict[str, int] | None = None
+    ) -> list[RowResult]:
         """Advance a window of each of several streams with the same grid; as ``EdgeRuntime.answer``.
 
-        States are read where they are, and each new one has memory of its own.
+        States are read where they are, and each new one has memory of its own. What the stages took goes to ``spent``,
+        in nanoseconds: ``input`` (events to cells), each layer, ``logits``, and ``around`` for the rest: memory, tables
+        and threads.
         """
+        begun = time.perf_counter_ns()
         grid = rows[0][2]
         plan = self.network.plan(grid.height, grid.width)
         cells = _Cells(plan, len(rows), 2)
         active = [self._count(events, grid, cells, row) for row, (_, events, grid) in enumerate(rows)]
+        counted = time.perf_counter_ns()
+        layers = None if spent is None else np.zeros(len(plan.names), np.int64)
         # Kept until the step is over: a state in another layout is copied.
         sources = [[_channels_last(state[name]) for name in plan.names] for state, _, _ in rows]
         before = np.array([[tensor.data_ptr() for tensor in tensors] for tensors in sources], np.uint64)
         memory = [torch.empty(plan.state_floats) for _ in rows]
         after = np.array([[tensor.data_ptr()] for tensor in memory], np.uint64) + plan.state_offsets
-        spikes = self._advance(plan, cells, before, after)
+        spikes = self._advance(plan, cells, before, after, layers)
+        stepped = time.perf_counter_ns()
         results = []
         for row, flat in enumerate(memory):
             state = State(_views(plan, flat))
             found = dict(zip(plan.names, spikes[row].tolist(), strict=True)) | {"input": active[row]}
             del found[READOUT]
             results.append(RowResult(self._logits(plan, state[READOUT]), state, found))
+        if spent is not None and layers is not None:
+            spent |= {"input": counted - begun, **dict(zip(plan.names, layers.tolist(), strict=True))}
+            spent["logits"] = time.perf_counter_ns() - stepped
+            spent["around"] = stepped - counted - int(layers.sum())
         return results
 
     def class_mask(self, logits: Tensor, height: int, width: int, stride: int) -> NDArray[np.uint8]:
@@ -141,7 +154,12 @@ class EventDrivenRuntime(EdgeRuntime):
         return int(active)
 
     def _advance(
-        self, plan: Plan, cells: _Cells, before: NDArray[np.uint64], after: NDArray[np.uint64]
+        self,
+        plan: Plan,
+        cells: _Cells,
+        before: NDArray[np.uint64],
+        after: NDArray[np.uint64],
+        nanoseconds: NDArray[np.int64] | None = None,
     ) -> NDArray[np.int64]:
         """Run all layers, from and to memory (batch, layers); gives spikes (batch, layers)."""
         batch = len(before)
@@ -150,7 +168,7 @@ class EventDrivenRuntime(EdgeRuntime):
         slots["before"], slots["after"] = before, after
         rows = memory.ctypes.data + np.arange(batch, dtype=np.uint64)[:, None] * np.uint64(plan.spike_bytes)
         slots["lists"], slots["starts"] = rows + plan.list_offsets, rows + plan.start_offsets
-        self.run_layers(plan, slots, 0, len(plan.names), cells.inputs)
+        self.run_layers(plan, slots, 0, len(plan.names), cells.inputs, nanoseconds)
         spikes: NDArray[np.int64] = slots["spikes"]
         return spikes
 
