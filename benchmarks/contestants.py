@@ -149,8 +149,8 @@ class FromRest:
 class PaperFromRest:
     """The paper's own Spiking-DeepLab by its protocol, over all pixels of the sensor; its weights are random.
 
-    With batch norms for T = 20 steps it has never been trained here; what it costs on dense kernels does not hang on its
-    weights.
+    With batch norms for T = 20 steps it has never been trained here; what it costs on dense kernels does not hang on
+    its weights.
     """
 
     def __init__(self, sensor: SensorSize, mask: MakeMask, seed: int) -> None:

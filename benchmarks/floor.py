@@ -7,8 +7,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from benchmarks.head_to_head import MODEL, loaded
 from benchmarks.workload import windows_at
 from models.architectures.edge import synapses
@@ -35,13 +33,12 @@ class Stages:
     def step(self, events: EventBatch) -> dict[str, float]:
         """Advance a window; ms of each stage, and under ``total`` of all of them."""
         spent: dict[str, int] = {}
-        grid, config = self._grid, self._runtime.config
+        grid, sensor = self._grid, self._sensor
+        stride = self._runtime.config.output_stride * grid.factor
         begun = time.perf_counter_ns()
         (row,) = self._runtime.answer([(self.state, events, grid)], spent)
         answered = time.perf_counter_ns()
-        self._runtime.class_mask(
-            row.logits, self._sensor.height, self._sensor.width, config.output_stride * grid.factor
-        )
+        self._runtime.class_mask(row.logits, sensor.height, sensor.width, stride)
         masked = time.perf_counter_ns()
         self.firing_rate = self._runtime.activity(row.spike_counts, grid.height, grid.width).firing_rate
         counted = time.perf_counter_ns()
@@ -78,7 +75,7 @@ def stages(events: EventBatch, sensor: SensorSize, rates: Sequence[float], threa
 
 
 def without_spikes(sensor: SensorSize, threads: int, rounds: int) -> Record:
-    """Layers that see no spike at all, which read and write their membranes all the same, beside a copy of as many bytes.
+    """Layers that see no spike at all, which read and write their membranes all the same, beside a bare copy of those.
 
     The stem sees events and the readout never fires; both are left out here.
     """
@@ -113,5 +110,4 @@ def without_spikes(sensor: SensorSize, threads: int, rounds: int) -> Record:
         "membranes_mb": {name: round(size, 3) for name, size in megabytes.items()},
         "layers_ms": {name: round(statistics.median(values), 4) for name, values in layer_ms.items()},
         "copy_of_membranes_ms": round(statistics.median(copy_ms), 4),
-        "torch_threads": min(threads, torch.get_num_threads()),
     }

@@ -31,7 +31,7 @@ Key = tuple[Any, str]
 def with_rate(
     events: EventBatch, sensor: SensorSize, rates: Sequence[float], threads: int, effort: Effort
 ) -> list[Record]:
-    """The same drive, slower and faster: spiking on the kernel and dense, beside the twin on a runtime for inference."""
+    """The same drive, slower and faster: on the kernel and dense, beside the twin on runtimes for inference."""
     contestants: dict[Key, Contestant] = {}
     windows = {rate: windows_at(events, rate, 100) for rate in rates}
     kernel, dense, twin = loaded(MODEL, "event-driven"), loaded(MODEL, "torch"), loaded(TWIN, "torch")
@@ -61,7 +61,7 @@ def with_size(
     effort: Effort,
     sizes: Sequence[SensorSize] = SIZES,
 ) -> list[Record]:
-    """Larger sensors with as many events on each pixel: a cell for each pixel, and the cells that the service takes."""
+    """Larger sensors with as many events on each pixel: by a cell for each pixel, and by those of the service."""
     contestants: dict[Key, Contestant] = {}
     few = windows_at(events, rate, 10)
     windows = {str(size): [tiled(window, sensor, size) for window in few] for size in sizes}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import Contestant, FromRest, Mask, Ours, PaperFromRest, SpikingJelly
+from benchmarks.contestants import STEPS, Contestant, FromRest, Mask, Ours, PaperFromRest, SpikingJelly
 from benchmarks.sltnet import SHIM, PeerError, SLTNet
 from benchmarks.turns import Effort, summary, take_turns, timed
 from benchmarks.twin_runtimes import RUNTIMES, TwinOn
@@ -18,6 +18,7 @@ from models.architectures.edge import layer_macs
 from models.events import EventBatch, SensorSize
 from models.runtime.activity import E_AC_J, E_MAC_J
 from models.runtime.exactness import computing_threads
+from models.runtime.model import BackendChoice
 from models.runtime.streaming import StreamingModel
 
 MODEL = "edge-s"
@@ -36,7 +37,7 @@ class MismatchError(Exception):
     """Two ways of computing the same network differ by more than rounding."""
 
 
-def loaded(name: str, backend: zoo.BackendChoice) -> StreamingModel:
+def loaded(name: str, backend: BackendChoice) -> StreamingModel:
     """A streaming network of the zoo."""
     return zoo.load(name, backend=backend)
 
@@ -147,10 +148,10 @@ class Field:
         mean = statistics.fmean
         ours = {"macs": analog, "acs": mean(accumulates), "joules": mean(spiking), "firing_rate": mean(rates)}
         joules = mean(rests)
-        from_rest = {"macs": 20 * analog, "acs": (joules - 20 * E_MAC_J * analog) / E_AC_J, "joules": joules}
+        from_rest = {"macs": STEPS * analog, "acs": (joules - STEPS * E_MAC_J * analog) / E_AC_J, "joules": joules}
         config, grid = loaded(TWIN, "torch").runtime.config, loaded(TWIN, "torch").grid(self.sensor)
         macs = float(sum(layer_macs(config, grid.height, grid.width).values()))
-        found: dict[str, Record] = {key: ours for key in ("kernel", "torch", "spikingjelly")}
+        found: dict[str, Record] = dict.fromkeys(("kernel", "torch", "spikingjelly"), ours)
         found |= {"rest-kernel": from_rest, "rest-torch": from_rest}
         for key in ("twin-torch", *(f"twin-{package}" for package in RUNTIMES.values())):
             found[key] = {"macs": macs, "acs": 0.0, "joules": E_MAC_J * macs}

@@ -32,11 +32,11 @@ NAMES = {
 WHAT = {
     "kernel": "ours, as the service runs it; one step, membranes carried on; spikes and operations counted too",
     "torch": "ours with `SPIKESEG_BACKEND=torch`; the same, by dense convolutions",
-    "spikingjelly": "the same weights in SpikingJelly's modules, eager, batch norm folded, channels last, membranes carried",
+    "spikingjelly": "the same weights in its modules, eager, batch norm folded, channels last, membranes kept",
     "twin-torch": "the same convolutions with ReLU, over the last eight windows at once; no membranes",
     "twin-onnxruntime": "the twin exported to ONNX for exactly this input, float32, all of the runtime's optimisations",
     "twin-openvino": "the same file, float32, latency hint, one stream",
-    "rest-kernel": "the paper's protocol: each answer takes T = 20 steps from rest, each with a twentieth of the events",
+    "rest-kernel": "the paper's protocol: T = 20 steps from rest for each answer, each with a twentieth of the events",
     "rest-torch": "the same, by dense convolutions",
     "paper": "Spiking-DeepLab of the paper over all pixels, T = 20, random weights (its cost does not hang on them)",
     "sltnet": "published network and weights (DDD17), five time bins, one step from rest, nothing carried on",
@@ -84,7 +84,7 @@ def render(report: Record) -> str:
         *_floor(report, most),
         *_sizes(report),
         *_streams(report),
-        *_caveats(report),
+        *_caveats(),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -114,12 +114,12 @@ def _setting(report: Record) -> list[str]:
         "",
         f"The events are those of the demo recording (`{recording['name']}`: a rendered street through the emulator, "
         f"{recording['sensor']}, {_count(recording['events'])} events in {recording['seconds']:.1f} s, "
-        f"{_count(natural)} a second), not of a camera. Other event rates are the same drive, slower or faster: windows are cut by "
-        f"number, {_count(report['rate'] * report['window_us'] / 1e6)} events for "
+        f"{_count(natural)} a second), not of a camera. Other event rates are the same drive, slower or faster: "
+        f"windows are cut by number, {_count(report['rate'] * report['window_us'] / 1e6)} events for "
         f"{_count(report['rate'])} events/s and {report['window_us'] / 1000:.0f} ms, and their times stretched to fit.",
         "",
-        "Within a run everybody takes turns: a few windows each, round after round, in changing order. The first call of "
-        "a turn and all before the stream has settled are not counted. Times are medians (p50) over all rounds.",
+        "Within a run everybody takes turns: a few windows each, round after round, in changing order. The first call "
+        "of a turn and all before the stream has settled are not counted. Times are medians (p50) over all rounds.",
         "",
     ]
 
@@ -152,11 +152,12 @@ def _contestants(report: Record, most: int) -> list[str]:
         f"## A window of {report['window_us'] / 1000:.0f} ms at {_count(report['rate'])} events/s, "
         f"{report['recording']['sensor']}",
         "",
-        "A window's time is from its events (arrays of x, y, polarity, time) to the mask (class ids of every pixel). It "
-        "has the input's preparation, the network, upsampling and argmax in it for everybody; decoding a file or a "
-        "message, and encoding a mask, for nobody. *Network* is the network alone, its input ready, its output logits. "
-        "Those that are not ours get good code around their network: counts by one `bincount`, a history that is not "
-        "copied, and our C code for the mask.",
+        "A window's time is from its events (arrays of x, y, polarity, time) to the mask (class ids of every pixel). "
+        "Preparing the input, the network, upsampling and argmax are in it for everybody; decoding a file or a "
+        "message, and encoding a mask, for nobody. *Network* is the network alone, its input ready, its output logits "
+        "(ours then takes a tensor, a detour that the whole window spares, so that it may seem to take longer than the "
+        "whole). Those that are not ours get good code around their network: counts by one `bincount`, a history that "
+        "is not copied, and our C code for the mask.",
         "",
     ]
     for threads in sorted({row["threads"] for row in report["head_to_head"]}, reverse=True):
@@ -198,28 +199,29 @@ def _costs(report: Record) -> list[str]:
         rows.append([name, WHAT[key], _mega(macs), _mega(acs), _micro(joules)])
     lines = table(["", "what runs", "MAC, M", "AC, M", "energy, µJ"], rows, left=2)
     lines += [
-        "Energy as the field estimates it: 4.6 pJ for a multiply-accumulate (MAC), 0.9 pJ for an accumulate (AC) that a "
-        "spike causes (45 nm, fp32; Horowitz, ISSCC 2014). First layers that see counts multiply, every input, zero or "
-        "not; layers that see spikes accumulate, dense operations times the share of inputs that are spikes "
-        "([models/runtime/activity.py](../models/runtime/activity.py)). Memory traffic and neuron updates are not in it: "
-        "it says what special hardware might need, not this processor, which was not metered. For SLTNet, convolutions "
+        "Energy as the field estimates it: 4.6 pJ for a multiply-accumulate (MAC), 0.9 pJ for an accumulate (AC) that "
+        "a spike causes (45 nm, fp32; Horowitz, ISSCC 2014). First layers that see counts multiply, every input, zero "
+        "or not; layers that see spikes accumulate, dense operations times the share of inputs that are spikes "
+        "([models/runtime/activity.py](../models/runtime/activity.py)). Memory traffic and neuron updates are not in "
+        "it: it tells what special hardware might need, not what this processor drew, which nobody metered. That is "
+        "why one network has the same energy whatever computes it. For SLTNet, convolutions "
         "whose input is all zeros and ones accumulate and the others multiply; attention is left out. The paper's "
-        "network has random weights, whose spikes mean nothing: its dense operations are given.",
+        "network has random weights, whose spikes mean nothing: its dense operations stand under MAC.",
         "",
     ]
     if peer := report["about"].get("sltnet"):
         commit = f" (commit {peer['commit'][:12]})" if peer["commit"] else ""
         lines += [
-            f"SLTNet{commit}: {peer['shim']}. Rows and columns are filled up with zeros to multiples of 8. Its batch norms "
-            "are not folded: it runs as published, but for its early output, which only training needs.",
+            f"SLTNet{commit}: {peer['shim']}. Rows and columns are filled up with zeros to multiples of 8, and its "
+            "early output, which training alone needs, is left out. Otherwise it runs as published.",
             "",
         ]
     checks = report["checks"]
     agreement = checks["share_of_equal_pixels"]
     shares = "; ".join(f"{pair}, {share:.2%} of pixels" for pair, share in agreement.items())
     lines += [
-        f"Before anything is timed, masks of {checks['windows']} windows are compared: {shares} (where a membrane comes "
-        "within rounding of the threshold, one fires and the other does not).",
+        f"Before anything is timed, masks of {checks['windows']} windows are compared: alike are, of {shares} (where a "
+        "membrane comes within rounding of the threshold, one may fire and the other not).",
     ]
     if differences := checks["largest_difference_of_twin_logits"]:
         told = ", ".join(f"{value:g} on {name}" for name, value in differences.items())
@@ -232,7 +234,7 @@ def _costs(report: Record) -> list[str]:
 
 def _reading(report: Record, most: int) -> list[str]:
     medians, scores = _medians(report, most), report["scores"]
-    lines = []
+    lines: list[str] = []
     twins = {key: medians[key] for key in ("twin-onnxruntime", "twin-openvino") if key in medians}
     if twins:
         best = min(twins, key=lambda key: twins[key])
@@ -242,16 +244,16 @@ def _reading(report: Record, most: int) -> list[str]:
             if r["threads"] == most and "network" in r
         }
         lines += [
-            f"**Against a good dense network.** The hardest contestant is not another spiking one but the ANN twin on a "
-            f"runtime for inference: {_ms(medians[best])} ms a window ({NAMES[best]}; its network alone "
-            f"{_ms(network[best])} ms), {medians[best] / medians['kernel']:.1f} times ours. Its masks are as good or "
-            f"slightly better: mIoU {scores['edge-s-ann']:.3f}, ours {scores['edge-s']:.3f} (the cards, CamVid-events val; "
-            f"without carried membranes ours falls to {scores['reset_every_window']:.3f}). The twin needs no state but "
-            "its last eight windows, and its time does not hang on what is seen.",
+            f"**Against a good dense network.** The hardest contestant is not another spiking one but the ANN twin on "
+            f"a runtime for inference: {_ms(medians[best])} ms a window ({NAMES[best]}; its network alone "
+            f"{_ms(network[best])} ms), {medians[best] / medians['kernel']:.1f} times ours. By their cards its masks "
+            f"have mIoU {scores['edge-s-ann']:.3f} and ours {scores['edge-s']:.3f} (CamVid-events val; without carried "
+            f"membranes ours falls to {scores['reset_every_window']:.3f}). The twin needs no state but its last eight "
+            "windows, and its time does not hang on what is seen.",
             "",
         ]
     lines += [
-        "**Against SLTNet** only speed is compared: it was trained on another data set (DDD17), and what it makes of this "
+        "**Against SLTNet** only speed is compared: it was trained on other data (DDD17), and what it makes of this "
         "recording says nothing about it.",
         "",
     ]
@@ -279,8 +281,9 @@ def _rates(report: Record) -> list[str]:
         *table(header, rows),
         f"{_count(growth)} times as many events cost the kernel "
         f"{last['kernel']['p50_ms'] / first['kernel']['p50_ms']:.2f} times the time: its work follows spikes, not "
-        f"events, and {last['sops'] / first['sops']:.1f} times the synaptic operations are what those events cause. Counts "
-        "are clipped at 4 in each pixel and polarity, and normalisation in training keeps firing rates within bounds.",
+        f"events, and {last['sops'] / first['sops']:.2f} times the synaptic operations are what those events cause. "
+        "Counts are clipped at 4 for each pixel and polarity, and much of the firing does not come from events at all, "
+        "as the next section shows.",
         "",
     ]
 
@@ -316,17 +319,18 @@ def _floor(report: Record, most: int) -> list[str]:
         f"## The floor: a window in which nothing happens, {_threads(most)}",
         "",
         *table(header, rows),
-        f"With no event at all a window still takes {_ms(nothing['total'])} ms, {nothing['total'] / usual['total']:.0%} of "
-        f"what it takes at {_count(report['rate'])} events/s. {_ms(kernel_part)} ms of it are the layers. A step leaks "
-        f"every membrane, adds the biases, compares with the threshold and writes the result, whether a spike came in "
-        f"or not: {size:.1f} MB are read and as many written. A bare copy of as many bytes, which no implementation "
-        f"that rewrites its membranes in every window can undercut by much, takes {_ms(copy, 2)} ms here; the layers that "
-        f"are fed with no spike at all ({silent['layers_ms'] and 'all but stem and readout'}) take "
-        f"{_ms(quiet_layers, 2)} ms together. What else the silent window costs in its layers are the spikes that "
-        f"biases cause by themselves: {firing[0.0]:.1%} of the neurons fire with nothing to see, "
-        f"{firing[report['rate']]:.1%} at {_count(report['rate'])} events/s. So the floor is memory and neurons, not "
-        "synapses; it would fall by leaving membranes that nothing reaches until something does (their leak can be "
-        "made up for), by half-precision membranes, or by a training that keeps silent scenes silent.",
+        f"With no event at all a window still takes {_ms(nothing['total'])} ms, {nothing['total'] / usual['total']:.0%} "
+        f"of what it takes at {_count(report['rate'])} events/s. {_ms(kernel_part)} ms of it are the layers. A step "
+        "leaks every membrane, adds the bias, compares with the threshold and writes the result, whether a spike came "
+        f"in or not: {size:.1f} MB are read and as many written. A bare copy of them takes {_ms(copy, 2)} ms here, "
+        "which is what memory asks of anybody who writes new membranes in every window. All layers but stem and "
+        f"readout, fed with no spike at all (first column), take {_ms(quiet_layers, 2)} ms together: that is the "
+        f"neurons. In the silent stream the same layers take {_ms(sum(nothing[name] for name in silent['layers_ms']), 2)} "
+        f"ms, since biases make {firing[0.0]:.1%} of all neurons fire with nothing to see "
+        f"({firing[report['rate']]:.1%} at {_count(report['rate'])} events/s), and their spikes are computed like any "
+        "others. So the floor is memory, neurons and spikes out of biases, not events. It would fall by leaving "
+        "membranes alone until a spike reaches them (their leak can be made up for later), by membranes in half "
+        "precision, or by training that keeps silent scenes silent.",
         "",
     ]
 
@@ -360,9 +364,9 @@ def _sizes(report: Record) -> list[str]:
     return [
         "## With the size of the sensor",
         "",
-        "Larger sensors see the same scene side by side, so that each pixel has as many events. The service joins pixels "
-        "into cells, so that the longer side comes near to the 346 cells that the network was trained for; with a cell for "
-        "every pixel the same weights run over more of them.",
+        "Larger sensors see the same scene side by side, so that each pixel has as many events. The service joins "
+        "pixels into cells, so that the longer side comes near to the 346 cells that the network was trained for; with "
+        "a cell for every pixel the same weights run over more of them.",
         "",
         *table(header, rows),
     ]
@@ -377,16 +381,15 @@ def _streams(report: Record) -> list[str]:
         "## With the number of streams",
         "",
         f"A real server process on {report['cores']} cores, WebSocket, and its clients on the same cores. Each stream "
-        "sends its next window when the last one is answered; latency is what the client sees, from sending events to the "
-        "decoded mask, so that here coding, sockets and queueing are in it. More streams than cores share the cores: "
-        "windows a second stay, latency grows in proportion. (How many streams of a fixed rate a core keeps up with: "
-        "`python -m benchmarks.load`.)",
+        "sends its next window when the last one is answered; latency is what the client sees, from sending events to "
+        "the decoded mask, so that here coding, sockets and queueing are in it. How many streams of a fixed rate a "
+        "core keeps up with is measured by `python -m benchmarks.load`.",
         "",
         *table(["streams", "windows/s, all", "p50, ms", "p99, ms", "windows timed"], rows),
     ]
 
 
-def _caveats(report: Record) -> list[str]:
+def _caveats() -> list[str]:
     return [
         "## What this does not say",
         "",
@@ -394,7 +397,8 @@ def _caveats(report: Record) -> list[str]:
         "another scene can be judged.",
         "- One processor. The kernel uses the widest vectors that it finds; ratios differ on others.",
         "- `edge-s` was trained on windows of 33 ms. Windows of 10 ms are measured for their time, not their masks.",
-        "- The twin in 8-bit integers, which both runtimes offer, would be faster still; it was not trained or scored so.",
+        "- Both runtimes can compute the twin in 8-bit integers or bfloat16, which may be faster still; it has not "
+        "been trained or scored so.",
         "- A p99 is given from 100 windows on, and is a property of the machine as much as of the contestant.",
         "",
     ]

@@ -51,9 +51,8 @@ def _contestants(panel: Axes, report: Record) -> None:
     keys = [key for key in reversed(NAMES) if key in found]
     values = [found[key] for key in keys]
     bars = panel.barh([_plain(NAMES[key]) for key in keys], values, color=[COLORS[key] for key in keys])
-    panel.bar_label(
-        bars, [f"{value:.1f}" if value < 100 else f"{value:.0f}" for value in values], padding=3, fontsize=8
-    )
+    told = [f"{value:.1f}" if value < 100 else f"{value:.0f}" for value in values]
+    panel.bar_label(bars, told, padding=3, fontsize=8)
     panel.set_xscale("log")
     panel.set_xlim(1, 4 * max(values))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -102,13 +101,15 @@ def _sizes(panel: Axes, report: Record) -> None:
         with_it = [row for row in rows if key in row or key == "kernel-binned"]
         # What is not binned is served as it is.
         values = [row.get(key, row["kernel"])["p50_ms"] for row in with_it]
-        style = {"color": COLORS[key], "marker": MARKERS[key], "label": name}
+        style: dict[str, Any] = {"color": COLORS[key], "marker": MARKERS[key], "label": name}
         panel.plot([row["pixels"] for row in with_it], values, **style)
     panel.set_xscale("log")
     panel.set_yscale("log")
     panel.minorticks_off()
     panel.set_xticks([row["pixels"] for row in rows], [row["sensor"] for row in rows], rotation=30, ha="right")
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    low, high = panel.get_ylim()
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if low <= tick <= high]
+    panel.set_yticks(ticks, [f"{tick}" for tick in ticks])
     panel.set_title("with the size of the sensor, events on each pixel alike", fontsize=10)
     _labels(panel, "", "p50, ms (logarithmic)")
 
@@ -131,7 +132,7 @@ def _streams(panel: Axes, report: Record) -> None:
             ha="center",
             fontsize=8,
         )
-    panel.set_title(f"with the number of streams: one server, {report['cores']} cores; windows/s in all", fontsize=10)
+    panel.set_title(f"streams over one server on {report['cores']} cores; windows/s of all", fontsize=10)
     _labels(panel, "streams", "latency at the client, ms")
 
 

@@ -35,7 +35,8 @@ REPOSITORY = "github.com/longxianlei/SLTNet-v0.1"
 SHIM = (
     "its module files import torchsummary, IPython, timm and spikingjelly.clock_driven (gone from SpikingJelly 2), of "
     "which the network uses only trunc_normal_, torch's own: stand-ins are given at import; the layers conv3x3_1 and "
-    "conv3x3_2, which its forward pass never calls, are not in its published weights and are left out"
+    "conv3x3_2, which its forward pass never calls, are not in its published weights and are left out; its neurons "
+    "fire by a bare comparison, without the surrogate gradient that the published code computes at inference too"
 )
 
 _NEVER_CALLED = (".conv3x3_1.", ".conv3x3_2.")
@@ -146,6 +147,7 @@ def load_network(clone: Path) -> nn.Module:
     try:
         with importable(folder):
             module = importlib.import_module("model.SLTNet")
+            vars(importlib.import_module("model.module.neuron"))["spike_activation"] = fire
             network: nn.Module = module.SLTNet(classes=CLASSES, ohem=False, augment=False)
         with torch.serialization.safe_globals(_numpy_scalars()):
             stored = torch.load(weights, map_location="cpu", weights_only=True)
@@ -160,6 +162,11 @@ def load_network(clone: Path) -> nn.Module:
         raise PeerError(f"the weights in {weights} are not those of the network beside them: {', '.join(amiss[:5])}")
     functional.set_step_mode(network, "m")
     return network.eval()
+
+
+def fire(potential: Tensor, ste: bool = False, temp: float = 1.0) -> Tensor:  # noqa: ARG001 as it is called
+    """Spikes of potentials in thresholds, as 0.0 and 1.0: what SLTNet's own function gives but for rounding."""
+    return torch.gt(potential, 0.5).float()
 
 
 def _numpy_scalars() -> list[Any]:
@@ -204,6 +211,9 @@ def importable(folder: Path) -> Iterator[None]:
     finally:
         sys.dont_write_bytecode = wrote
         sys.path.remove(str(folder))
+        # Its package is called as others may be.
+        for name in [name for name in sys.modules if name.split(".")[0] == "model"]:
+            del sys.modules[name]
         for name, module in before.items():
             if module is None:
                 del sys.modules[name]

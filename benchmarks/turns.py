@@ -1,7 +1,7 @@
 """Several ways of doing the same, timed in turns, so that all of them share the machine's moods.
 
-A turn is a few calls in a row, as a stream makes them. The first call of a turn finds the caches, and perhaps a core, in
-the state in which another way left them; it is made and not counted.
+A turn is a few calls in a row, as a stream makes them. The first call of a turn finds the caches, and perhaps a core,
+in the state in which another way left them; it is made and not counted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Effort:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A way's part in the rounds: ``calls`` counted calls in every ``every``-th, after ``cold`` that are not counted."""
+    """A way's part in the rounds: ``calls`` counted calls in every ``every``-th, after ``cold`` others."""
 
     every: int
     calls: int

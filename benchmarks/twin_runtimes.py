@@ -95,7 +95,7 @@ class Runtime:
 
 
 class TwinOn:
-    """The ANN twin on another runtime: the windows that it looks back on are kept here, and none is copied to see it."""
+    """The ANN twin on another runtime; the windows that it looks back on are kept here, and not copied to be seen."""
 
     def __init__(self, name: str, model: StreamingModel, sensor: SensorSize, threads: int, mask: MakeMask) -> None:
         self._grid, self._sensor, self._config, self._mask = model.grid(sensor), sensor, model.runtime.config, mask
