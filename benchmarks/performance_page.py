@@ -314,23 +314,23 @@ def _floor(report: Record, most: int) -> list[str]:
     nothing, usual = found[0.0], found[report["rate"]]
     kernel_part = sum(value for stage, value in nothing.items() if stage in layers)
     quiet_layers, copy = sum(silent["layers_ms"].values()), silent["copy_of_membranes_ms"]
+    same_layers = sum(nothing[name] for name in silent["layers_ms"])
     size = sum(silent["membranes_mb"].values())
     return [
         f"## The floor: a window in which nothing happens, {_threads(most)}",
         "",
         *table(header, rows),
-        f"With no event at all a window still takes {_ms(nothing['total'])} ms, {nothing['total'] / usual['total']:.0%} "
-        f"of what it takes at {_count(report['rate'])} events/s. {_ms(kernel_part)} ms of it are the layers. A step "
-        "leaks every membrane, adds the bias, compares with the threshold and writes the result, whether a spike came "
-        f"in or not: {size:.1f} MB are read and as many written. A bare copy of them takes {_ms(copy, 2)} ms here, "
-        "which is what memory asks of anybody who writes new membranes in every window. All layers but stem and "
-        f"readout, fed with no spike at all (first column), take {_ms(quiet_layers, 2)} ms together: that is the "
-        f"neurons. In the silent stream the same layers take {_ms(sum(nothing[name] for name in silent['layers_ms']), 2)} "
-        f"ms, since biases make {firing[0.0]:.1%} of all neurons fire with nothing to see "
-        f"({firing[report['rate']]:.1%} at {_count(report['rate'])} events/s), and their spikes are computed like any "
-        "others. So the floor is memory, neurons and spikes out of biases, not events. It would fall by leaving "
-        "membranes alone until a spike reaches them (their leak can be made up for later), by membranes in half "
-        "precision, or by training that keeps silent scenes silent.",
+        f"With no event at all a window still takes {_ms(nothing['total'])} ms, "
+        f"{nothing['total'] / usual['total']:.0%} of what it takes at {_count(report['rate'])} events/s. "
+        f"{_ms(kernel_part)} ms of it are the layers. A step leaks every membrane, adds the bias, compares with the "
+        f"threshold and writes the result, whether a spike came in or not: {size:.1f} MB are read and as many written. A bare copy of them takes {_ms(copy, 2)} "
+        "ms here, which is what memory asks of anybody who writes new membranes in every window. All layers but stem "
+        f"and readout, fed with no spike at all (first column), take {_ms(quiet_layers, 2)} ms together: that is the "
+        f"neurons. In the silent stream the same layers take {_ms(same_layers, 2)} ms, since biases make "
+        f"{firing[0.0]:.1%} of all neurons fire with nothing to see ({firing[report['rate']]:.1%} at "
+        f"{_count(report['rate'])} events/s), and their spikes are computed like any others. So the floor is memory, "
+        "neurons and spikes out of biases, not events. Silent pixels cannot be left out: their membranes get the bias "
+        "in every window too, and may fire of it ([architecture](architecture.md)). The floor would fall with membranes in half precision, or with training that keeps silent scenes silent.",
         "",
     ]
 

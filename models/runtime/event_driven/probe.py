@@ -72,10 +72,12 @@ class LayerProbe:
             lists[y, : len(found)] = found
             starts[y] = np.searchsorted(pixels, np.arange(columns + 1))
 
-    def run(self) -> None:
-        """Compute the layer on as many threads as torch would."""
+    def run(self) -> int:
+        """Compute the layer on as many threads as torch would; nanoseconds that it took, without starting threads."""
         self._slots["spikes"] = 0
-        self._runtime.run_layers(self._plan, self._slots, self._layer, self._layer + 1)
+        spent = np.zeros(len(self._plan.names), np.int64)
+        self._runtime.run_layers(self._plan, self._slots, self._layer, self._layer + 1, None, spent)
+        return int(spent[self._layer])
 
     @property
     def result(self) -> tuple[Tensor, int]:
