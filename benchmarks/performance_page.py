@@ -130,7 +130,7 @@ def _expected(report: Record, most: int) -> list[str]:
     for what, key, bound in TARGETS:
         if key is None:
             value = medians["kernel"]
-            rows.append([what, f"{value:.1f} ms", _verdict(value <= bound)])
+            rows.append([what, f"{value:.2f} ms", _verdict(value <= bound)])
         elif key in medians:
             value = medians[key] / medians["kernel"]
             rows.append([what, f"{value:.1f}", _verdict(value >= bound)])
@@ -323,14 +323,15 @@ def _floor(report: Record, most: int) -> list[str]:
         f"With no event at all a window still takes {_ms(nothing['total'])} ms, "
         f"{nothing['total'] / usual['total']:.0%} of what it takes at {_count(report['rate'])} events/s. "
         f"{_ms(kernel_part)} ms of it are the layers. A step leaks every membrane, adds the bias, compares with the "
-        f"threshold and writes the result, whether a spike came in or not: {size:.1f} MB are read and as many written. A bare copy of them takes {_ms(copy, 2)} "
-        "ms here, which is what memory asks of anybody who writes new membranes in every window. All layers but stem "
+        f"threshold and writes the result, whether a spike came in or not: {size:.1f} MB are read and as many written. "
+        f"A bare copy of them takes {_ms(copy, 2)} ms here, which is what memory asks of anybody who writes new membranes in every window. All layers but stem "
         f"and readout, fed with no spike at all (first column), take {_ms(quiet_layers, 2)} ms together: that is the "
         f"neurons. In the silent stream the same layers take {_ms(same_layers, 2)} ms, since biases make "
         f"{firing[0.0]:.1%} of all neurons fire with nothing to see ({firing[report['rate']]:.1%} at "
         f"{_count(report['rate'])} events/s), and their spikes are computed like any others. So the floor is memory, "
         "neurons and spikes out of biases, not events. Silent pixels cannot be left out: their membranes get the bias "
-        "in every window too, and may fire of it ([architecture](architecture.md)). The floor would fall with membranes in half precision, or with training that keeps silent scenes silent.",
+        "in every window too, and may fire of it ([architecture](architecture.md)). The floor would fall with membranes "
+        "in half precision, or with training that keeps silent scenes silent.",
         "",
     ]
 
