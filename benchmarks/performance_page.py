@@ -44,11 +44,11 @@ WHAT = {
 
 TARGETS: tuple[tuple[str, str | None, float], ...] = (
     ("`edge-s` on the kernel, p50 of a window, at most 10 ms", None, 10.0),
-    ("as fast as SpikingJelly with the same weights, at least 5 times", "spikingjelly", 5.0),
-    ("as fast as the paper's protocol on the same network, dense, at least 20 times", "rest-torch", 20.0),
-    ("as fast as the paper's protocol on the same network and kernel, at least 20 times", "rest-kernel", 20.0),
-    ("as fast as the paper's own network by its protocol, at least 20 times", "paper", 20.0),
-    ("as fast as SLTNet, at least 10 times", "sltnet", 10.0),
+    ("times as fast as SpikingJelly with the same weights, at least 5", "spikingjelly", 5.0),
+    ("times as fast as the paper's protocol on the same network, dense, at least 20", "rest-torch", 20.0),
+    ("times as fast as the paper's protocol on the same network and kernel, at least 20", "rest-kernel", 20.0),
+    ("times as fast as the paper's own network by its protocol, at least 20", "paper", 20.0),
+    ("times as fast as SLTNet, at least 10", "sltnet", 10.0),
 )
 
 
@@ -323,15 +323,16 @@ def _floor(report: Record, most: int) -> list[str]:
         f"With no event at all a window still takes {_ms(nothing['total'])} ms, "
         f"{nothing['total'] / usual['total']:.0%} of what it takes at {_count(report['rate'])} events/s. "
         f"{_ms(kernel_part)} ms of it are the layers. A step leaks every membrane, adds the bias, compares with the "
-        f"threshold and writes the result, whether a spike came in or not: {size:.1f} MB are read and as many written. "
-        f"A bare copy of them takes {_ms(copy, 2)} ms here, which is what memory asks of anybody who writes new membranes in every window. All layers but stem "
-        f"and readout, fed with no spike at all (first column), take {_ms(quiet_layers, 2)} ms together: that is the "
-        f"neurons. In the silent stream the same layers take {_ms(same_layers, 2)} ms, since biases make "
-        f"{firing[0.0]:.1%} of all neurons fire with nothing to see ({firing[report['rate']]:.1%} at "
-        f"{_count(report['rate'])} events/s), and their spikes are computed like any others. So the floor is memory, "
-        "neurons and spikes out of biases, not events. Silent pixels cannot be left out: their membranes get the bias "
-        "in every window too, and may fire of it ([architecture](architecture.md)). The floor would fall with membranes "
-        "in half precision, or with training that keeps silent scenes silent.",
+        "threshold and writes the result, whether a spike came in or not: "
+        f"{size:.1f} MB are read and as many written. A bare copy of them takes {_ms(copy, 2)} ms here, which is what "
+        "memory asks of anybody who writes new membranes in every window. All layers but stem and readout, fed with no "
+        f"spike at all (first column), take {_ms(quiet_layers, 2)} ms together: that is the neurons. In the silent "
+        f"stream the same layers take {_ms(same_layers, 2)} ms, since biases make {firing[0.0]:.1%} of all neurons "
+        f"fire with nothing to see ({firing[report['rate']]:.1%} at {_count(report['rate'])} events/s), and their "
+        "spikes are computed like any others. So the floor is memory, neurons and spikes out of biases, not events. "
+        "Silent pixels cannot be left out: their membranes get the bias in every window too, and may fire of it "
+        "([architecture](architecture.md)). The floor would fall with membranes in half precision, or with training "
+        "that keeps silent scenes silent.",
         "",
     ]
 

@@ -76,7 +76,7 @@ def _rates(panel: Axes, report: Record) -> None:
         panel.annotate(
             f"{row['firing_rate']:.1%} fire",
             (row["rate"], row["kernel"]["p50_ms"]),
-            xytext=(0, -13),
+            xytext=(0, 6),
             textcoords="offset points",
             ha="center",
             fontsize=7,
@@ -84,8 +84,8 @@ def _rates(panel: Axes, report: Record) -> None:
         )
     panel.set_xscale("log")
     panel.set_xlim(rows[0]["rate"] / 2, rows[-1]["rate"] * 2)
-    panel.set_ylim(bottom=0)
-    panel.margins(y=0.15)
+    # Room for the legend above the lines.
+    panel.set_ylim(0, 1.35 * max(row[key]["p50_ms"] for row in rows for key in keys_of([row])))
     panel.set_title("with the rate of events", fontsize=10)
     _labels(panel, "events a second", "p50, ms")
 
