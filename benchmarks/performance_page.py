@@ -81,7 +81,7 @@ def render(report: Record) -> str:
         *_contestants(report, most),
         *_reading(report, most),
         *_rates(report),
-        *_floor(report, most),
+        *_floor(report),
         *_sizes(report),
         *_streams(report),
         *_caveats(),
@@ -288,10 +288,12 @@ def _rates(report: Record) -> list[str]:
     ]
 
 
-def _floor(report: Record, most: int) -> list[str]:
-    found = {row["rate"]: row["ms"] for row in report["stages"] if row["threads"] == most}
-    firing = {row["rate"]: row["firing_rate"] for row in report["stages"] if row["threads"] == most}
-    [silent] = [row for row in report["without_spikes"] if row["threads"] == most]
+def _floor(report: Record) -> list[str]:
+    # On one thread no stage ends while another thread is still at it.
+    least, most = (pick(row["threads"] for row in report["stages"]) for pick in (min, max))
+    found = {row["rate"]: row["ms"] for row in report["stages"] if row["threads"] == least}
+    firing = {row["rate"]: row["firing_rate"] for row in report["stages"] if row["threads"] == least}
+    [silent] = [row for row in report["without_spikes"] if row["threads"] == least]
     rates = list(found)
     named = {
         "input": "events to counts",
@@ -311,15 +313,19 @@ def _floor(report: Record, most: int) -> list[str]:
     rows.append(["firing rate", f"{0:.1%}", *(f"{firing[rate]:.1%}" for rate in rates), NOTHING])
     header = ["stage, ms", "no spike in", *(f"{_power(rate)} ev/s" for rate in rates), "membranes, MB"]
     layers = set(silent["membranes_mb"])
+    totals = {row["rate"]: row["ms"]["total"] for row in report["stages"] if row["threads"] == most}
     nothing, usual = found[0.0], found[report["rate"]]
     kernel_part = sum(value for stage, value in nothing.items() if stage in layers)
     quiet_layers, copy = sum(silent["layers_ms"].values()), silent["copy_of_membranes_ms"]
     same_layers = sum(nothing[name] for name in silent["layers_ms"])
     size = sum(silent["membranes_mb"].values())
     return [
-        f"## The floor: a window in which nothing happens, {_threads(most)}",
+        f"## The floor: a window in which nothing happens, {_threads(least)}",
         "",
         *table(header, rows),
+        f"On {_threads(most)} a window takes {_ms(totals[0.0])} ms without events and {_ms(totals[report['rate']])} ms at "
+        f"{_count(report['rate'])} events/s, in the same run.",
+        "",
         f"With no event at all a window still takes {_ms(nothing['total'])} ms, "
         f"{nothing['total'] / usual['total']:.0%} of what it takes at {_count(report['rate'])} events/s. "
         f"{_ms(kernel_part)} ms of it are the layers. A step leaks every membrane, adds the bias, compares with the "
