@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +89,6 @@ def test_a_folder_that_is_no_clone_of_the_peer_is_refused(tmp_path: Path) -> Non
 
 
 def test_modules_are_as_before_after_the_peer_is_imported(tmp_path: Path) -> None:
-    import sys
-
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "__init__.py").write_text("from timm.models.layers import trunc_normal_\n")
     before, path = set(sys.modules), list(sys.path)
@@ -110,7 +109,7 @@ def test_the_kernel_says_what_its_stages_took(windows: list[EventBatch]) -> None
     model = zoo.load("edge-s", backend="event-driven")
     grid, state = model.grid(SENSOR), model.initial_state(SENSOR)
     spent: dict[str, int] = {}
-    (row,) = model.runtime.answer([(state, windows[0], grid)], spent)  # type: ignore[call-arg]
+    (row,) = model.runtime.answer([(state, windows[0], grid)], spent)
     (plain,) = model.runtime.answer([(state, windows[0], grid)])
     assert row.spike_counts == plain.spike_counts
     assert set(spent) == {"input", *state, "logits", "around"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.turns import COLD_S, Effort, Turn, plan, summary, take_turns
+from benchmarks.turns import COLD_S, Effort, Turn, Way, plan, summary, take_turns
 
 EFFORT = Effort(seconds=10.0, rounds=20, most=300, least=5)
 
@@ -27,7 +27,7 @@ def test_the_slowest_way_has_the_fewest_calls_that_are_allowed() -> None:
 def test_first_calls_of_a_turn_are_not_counted_and_each_goes_first_in_turn() -> None:
     order: list[str] = []
 
-    def way(name: str, cold: float, warm: float):  # type: ignore[no-untyped-def]
+    def way(name: str, cold: float, warm: float) -> Way:
         def call(_: int) -> float:
             seconds = warm if order and order[-1] == name else cold
             order.append(name)
