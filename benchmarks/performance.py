@@ -107,7 +107,7 @@ def measure(args: argparse.Namespace) -> Record:
     events, sensor = read_aedat4_file(Settings().demo_recording)
     windows = windows_at(events, RATE, 100)
     report: Record = {
-        "command": shlex.join(["python", "-m", "benchmarks.performance", *_shown(sys.argv[1:])]),
+        "command": command_line(args),
         "quick": quick,
         "machine": describe_machine(),
         "versions": versions(),
@@ -158,15 +158,18 @@ def measure(args: argparse.Namespace) -> Record:
     return report
 
 
-def _shown(arguments: list[str]) -> list[str]:
-    """The command line without where the peer's clone lies on this machine."""
-    shown = list(arguments)
-    for k, argument in enumerate(shown):
-        if argument == "--peer-repo" and k + 1 < len(shown):
-            shown[k + 1] = "SLTNet-v0.1"
-        elif argument.startswith("--peer-repo="):
-            shown[k] = "--peer-repo=SLTNet-v0.1"
-    return shown
+def command_line(args: argparse.Namespace) -> str:
+    """The command, without where things lie on this machine."""
+    words = ["python", "-m", "benchmarks.performance"]
+    words += ["--peer-repo", "SLTNet-v0.1"] if args.peer_repo else []
+    words += ["--threads", *map(str, args.threads)] if args.threads != default_threads() else []
+    words += ["--quick"] if args.quick else []
+    return shlex.join(words)
+
+
+def default_threads() -> list[int]:
+    """One, and all."""
+    return sorted({1, os.cpu_count() or 1})
 
 
 def _say(what: str) -> None:
@@ -181,7 +184,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--peer-repo", type=Path, help="a clone of github.com/longxianlei/SLTNet-v0.1")
-    parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, os.cpu_count() or 1}))
+    parser.add_argument("--threads", nargs="+", type=int, default=default_threads())
     parser.add_argument("--quick", action="store_true", help="a smoke test; its figures are worth nothing")
     parser.add_argument("--render", action="store_true", help="measure nothing, make plot and page from the report")
     parser.add_argument("--json", type=Path, default=REPORT, help="the report")

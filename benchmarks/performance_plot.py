@@ -127,7 +127,7 @@ def _streams(panel: Axes, report: Record) -> None:
         panel.annotate(
             f"{row['windows_per_second']:.0f}/s",
             (row["streams"], row["p50_ms"]),
-            xytext=(0, -13),
+            xytext=(0, 7),
             textcoords="offset points",
             ha="center",
             fontsize=8,
