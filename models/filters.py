@@ -263,8 +263,11 @@ def hot_pixels(counts: NDArray[np.int64], config: HotPixelConfig) -> NDArray[np.
     uint8 array, (H, W)
         1 for those that are.
     """
-    pixels, total, squares = counts.size, int(counts.sum()), int((counts * counts).sum())
-    # From whole numbers, so that the last bit does not hang on the order of a sum.
+    # From whole numbers, so that the last bit does not hang on the order of a sum; in halves, so that none overflows.
+    bounded = np.minimum(counts, 2**31 - 1)
+    products = bounded * bounded
+    pixels, total = counts.size, int(bounded.sum())
+    squares = (int((products >> 32).sum()) << 32) + int((products & 0xFFFFFFFF).sum())
     deviation = math.sqrt(pixels * squares - total * total) / pixels
     most = max(total / pixels + config.sigma * deviation, config.min_rate_hz * config.learn_us / 1e6)
     return (counts > most).astype(np.uint8)
@@ -282,7 +285,7 @@ def _in_c(library: EventLibrary, events: EventBatch, state: FilterState) -> tupl
     kept = np.empty(n, np.int64), np.empty(n, np.uint16), np.empty(n, np.uint16), np.empty(n, np.uint8)
     verdicts = np.empty(n, np.uint8)
     count = library.filter(
-        *map(_address, given),
+        *(column.ctypes.data for column in given),
         n,
         state.sensor.width,
         _address(state.hot),
@@ -290,8 +293,8 @@ def _in_c(library: EventLibrary, events: EventBatch, state: FilterState) -> tupl
         state.config.refractory_us,
         _address(state.surface),
         state.config.background_activity_us,
-        *map(_address, kept),
-        _address(verdicts),
+        *(column.ctypes.data for column in kept),
+        verdicts.ctypes.data,
     )
     return EventBatch(*kept)[:count], verdicts
 
