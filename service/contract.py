@@ -169,7 +169,7 @@ def _schemas() -> dict[str, Any]:
                 dropped=_WHOLE,
                 late_events=_WHOLE,
                 restart=_SWITCH,
-                filtered=_object(**dict.fromkeys(REASONS, _WHOLE)),
+                filtered=_object((), **dict.fromkeys(REASONS, _WHOLE)),
             ),
             mask=_object(encoding={"enum": ["zlib", "raw", "png"]}, width=_WHOLE, height=_WHOLE, bytes=_WHOLE),
             activity={"$ref": _REF.format(model="Activity")},

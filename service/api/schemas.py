@@ -123,8 +123,8 @@ FilterTime = Annotated[int, Field(ge=0, le=MAX_DURATION_US)]
 
 
 class HotPixelFields(_Strict):
-    """Which pixels are hot: those with more events in the first ``learn_us`` than the mean by ``sigma`` standard deviations,
-    and more than ``min_rate_hz`` a second.
+    """Which pixels are hot: those with more events in the first ``learn_us`` than the mean by ``sigma`` standard
+    deviations, and more than ``min_rate_hz`` a second.
     """
 
     learn_us: Annotated[int, Field(ge=1, le=MAX_DURATION_US)] = 1_000_000

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.errors import FilterError
 from models.events import SensorSize
 from models.filters import NEVER, REASONS, FilterConfig, FilterState, HotPixelConfig, surface_shape
-from service.streaming.windowing.documents import integer, members, refusal
+from service.streaming.windowing.documents import flag, integer, members, refusal
 from service.streaming.windowing.errors import SnapshotError
 from service.wire.events import MAX_TIME_US
 
@@ -90,8 +90,8 @@ def state_from_document(
         raise refusal("dropped", f"must be a list of {len(REASONS)} counts")
     counts = tuple(integer({"dropped": count}, "dropped", 0) for count in dropped)
     config = start.config
-    if not fields["started"]:
-        if fields["started"] is not False or fields["since"] is not None or arrays:
+    if not flag(fields, "started"):
+        if fields["since"] is not None or arrays:
             raise refusal("filter", "has seen nothing, but remembers something")
         return start, counts
     since = None
