@@ -2,12 +2,12 @@
 
     python -m benchmarks.event_tensors --json docs/results/event_tensors.json
 
-For 346x260 and 1280x720, packets of ``--events`` events in 10 ms, one to a window: bright edges that move over the sensor,
-noise at random pixels (``--noise``, the worst case for the processor's caches), and a few hot pixels. Each stage by itself,
-and all of them one after the other, from the bytes of a packet to the polarity counts, through the same windowing as in the
-service; in C, in NumPy as where there is no compiler, and, for the filters, in dv-processing. All ways alternate within
-one run on the same packets, so that the ratios hold on a machine that is not quiet; figures are medians, in millions of
-events that go in a second.
+For 346x260 and 1280x720, packets of ``--events`` events in 10 ms, one to a window: bright edges that move over the
+sensor, noise at random pixels (``--noise``, the worst case for the processor's caches), and a few hot pixels. Each
+stage by itself, and all of them one after the other, from the bytes of a packet to the polarity counts, through the same
+windowing as in the service; in C, in NumPy as where there is no compiler, and, for the filters, in dv-processing. All
+ways alternate within one run on the same packets, so that the ratios hold on a machine that is not quiet; figures are
+medians, in millions of events that go in a second.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from models.encoding import InputGrid, polarity_counts, polarity_counts_in_numpy
 from models.events import EventBatch, SensorSize
 from models.filters import Backend, FilterConfig, FilterState, HotPixelConfig, filter_events
 from models.machine import describe_machine, keep_freed_memory
-from models.runtime.event_driven import EventDrivenRuntime
+from models.runtime.event_driven import EventDrivenRuntime, kernel
 from models.runtime.streaming import StreamingModel
 from service.streaming.windowing import EventStream, StreamConfig, TimeWindows, WindowLimits
 from service.wire.events import decode_packet, encode_packet
@@ -123,8 +123,6 @@ def from_end_to_end(
 
 def counting_for_the_kernel(runtime: EventDrivenRuntime, grid: InputGrid, windows: list[EventBatch]) -> Way:
     """Events to the packed input of the event-driven kernel."""
-    from models.runtime.event_driven import kernel
-
     count, plan, sensor = kernel().count_events, runtime.network.plan(grid.height, grid.width), grid.sensor
     lines = grid.height + 2 * plan.padding
 

@@ -133,11 +133,10 @@ class FilterState:
         Events of each pixel in the warm-up; None when there is none.
     hot : uint8 array, (H, W), or None
         1 for hot pixels; None before they are known.
-    fired : int64 array, (H, W), or None
-        When each pixel last passed the refractory filter; None before the first event, or without that filter.
     surface : int64 array, (H + 2, W + 3), or None
-        When each pixel last came to the filter of background activity, with a margin in which nothing ever fires (one
-        pixel, two at the right); None as above.
+        The time surface, in microseconds: when the last event of each pixel came that was dropped neither as hot nor as
+        refractory. That is what both other filters need to know. It has a margin in which nothing ever fires, of one
+        pixel, and of two at the right. None before the first event, or without both of these filters.
     """
 
     config: FilterConfig
@@ -146,13 +145,12 @@ class FilterState:
     since: int | None = None
     counts: NDArray[np.int64] | None = None
     hot: NDArray[np.uint8] | None = None
-    fired: NDArray[np.int64] | None = None
     surface: NDArray[np.int64] | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of its arrays."""
-        return sum(a.nbytes for a in (self.counts, self.hot, self.fired, self.surface) if a is not None)
+        return sum(a.nbytes for a in (self.counts, self.hot, self.surface) if a is not None)
 
     def at_rest(self) -> FilterState:
         """The state before the first event."""
@@ -178,15 +176,14 @@ class Filtered:
 
 
 def surface_shape(sensor: SensorSize) -> tuple[int, int]:
-    """Shape of the map of background activity with its margin."""
+    """Shape of the time surface with its margin."""
     return sensor.height + 2 * _ABOVE, sensor.width + _LEFT + _RIGHT
 
 
 def filter_events(state: FilterState, events: EventBatch, *, backend: Backend | None = None) -> Filtered:
     """Filter a piece of a stream.
 
-    Each call copies the maps that the filters write to: 0.7 MB for each of the refractory filter and that of background
-    activity at 346x260, 7 MB at 1280x720.
+    Each call copies the time surface, 0.7 MB at 346x260 and 7 MB at 1280x720: larger pieces are cheaper.
 
     Parameters
     ----------
@@ -210,13 +207,11 @@ def filter_events(state: FilterState, events: EventBatch, *, backend: Backend | 
         return Filtered(events, state, np.empty(0, np.uint8))
     config, sensor = state.config, state.sensor
     _check(state, events)
-    fired = surface = None
-    if config.refractory_us:
-        fired = np.full((sensor.height, sensor.width), NEVER) if state.fired is None else state.fired.copy()
-    if config.background_activity_us:
+    surface = None
+    if config.refractory_us or config.background_activity_us:
         surface = np.full(surface_shape(sensor), NEVER) if state.surface is None else state.surface.copy()
     after, learned = _learn(state, events)
-    after = replace(after, latest=int(events.t[-1]), fired=fired, surface=surface)
+    after = replace(after, latest=int(events.t[-1]), surface=surface)
     passes = _choose(backend)
     # Up to where the hot pixels were learned, all pixels are as good as each other.
     pieces = [(events[:learned], replace(after, hot=state.hot)), (events[learned:], after)]
@@ -274,7 +269,7 @@ def hot_pixels(counts: NDArray[np.int64], config: HotPixelConfig) -> NDArray[np.
 
 
 def _in_c(library: EventLibrary, events: EventBatch, state: FilterState) -> tuple[EventBatch, NDArray[np.uint8]]:
-    """The filters in one pass; the maps of ``state`` are written to."""
+    """The filters in one pass; the time surface of ``state`` is written to."""
     n = len(events)
     given = (
         np.ascontiguousarray(events.t, np.int64),
@@ -289,9 +284,8 @@ def _in_c(library: EventLibrary, events: EventBatch, state: FilterState) -> tupl
         n,
         state.sensor.width,
         _address(state.hot),
-        _address(state.fired),
-        state.config.refractory_us,
         _address(state.surface),
+        state.config.refractory_us,
         state.config.background_activity_us,
         *(column.ctypes.data for column in kept),
         verdicts.ctypes.data,
@@ -304,44 +298,49 @@ def _address(array: NDArray[Any] | None) -> int | None:
 
 
 def _in_numpy(events: EventBatch, state: FilterState) -> tuple[EventBatch, NDArray[np.uint8]]:
-    """The filters one after the other; the maps of ``state`` are written to."""
+    """The filters one after the other; the time surface of ``state`` is written to."""
     verdicts = np.zeros(len(events), np.uint8)
     if state.hot is not None:
         verdicts[state.hot[events.y, events.x] != 0] = Verdict.HOT_PIXEL
-    if state.fired is not None:
-        left = np.flatnonzero(verdicts == Verdict.KEPT)
-        rests = _is_refractory(_take(events, left), state.fired, state.config.refractory_us)
-        verdicts[left[rests]] = Verdict.REFRACTORY
     if state.surface is not None:
         left = np.flatnonzero(verdicts == Verdict.KEPT)
+        if state.config.refractory_us:
+            rests = _is_refractory(_take(events, left), state.surface, state.config.refractory_us)
+            verdicts[left[rests]] = Verdict.REFRACTORY
+            left = left[~rests]
         alone = ~_is_supported(_take(events, left), state.surface, state.config.background_activity_us)
-        verdicts[left[alone]] = Verdict.BACKGROUND_ACTIVITY
+        if state.config.background_activity_us:
+            verdicts[left[alone]] = Verdict.BACKGROUND_ACTIVITY
     return _take(events, np.flatnonzero(verdicts == Verdict.KEPT)), verdicts
 
 
-def _is_refractory(events: EventBatch, fired: NDArray[np.int64], refractory_us: int) -> NDArray[np.bool_]:
+def _pixels(events: EventBatch, pitch: int) -> NDArray[np.int64]:
+    """Where the events' pixels are in a time surface."""
+    return (events.y.astype(np.int64) + _ABOVE) * pitch + events.x + _LEFT
+
+
+def _is_refractory(events: EventBatch, surface: NDArray[np.int64], refractory_us: int) -> NDArray[np.bool_]:
     """Which events their pixels' refractory period drops; one depends on the one before it, so it takes a loop."""
-    pixels = events.y.astype(np.int64) * fired.shape[1] + events.x
-    last = dict(zip(pixels.tolist(), fired.ravel()[pixels].tolist(), strict=True))
+    pixels = _pixels(events, surface.shape[1])
+    last = dict(zip(pixels.tolist(), surface.reshape(-1)[pixels].tolist(), strict=True))
     found = np.zeros(len(events), np.bool_)
     for k, (pixel, t) in enumerate(zip(pixels.tolist(), events.t.tolist(), strict=True)):
         if t - last[pixel] < refractory_us:
             found[k] = True
         else:
             last[pixel] = t
-    fired.ravel()[list(last.keys())] = list(last.values())
     return found
 
 
 def _is_supported(events: EventBatch, surface: NDArray[np.int64], duration_us: int) -> NDArray[np.bool_]:
-    """Which events had one at a neighbour shortly before."""
+    """Which events had one at a neighbour shortly before; all of them are written to the surface."""
     n, pitch, stamps = len(events), surface.shape[1], surface.reshape(-1)
     found = np.zeros(n, np.bool_)
     if not n:
         return found
     # Sorted by pixel and, within a pixel, by time, so that the last event of a pixel before any moment is found by
     # bisection; looked for in that same order, which goes through memory from one end to the other.
-    order = np.sort(((events.y.astype(np.int64) + _ABOVE) * pitch + events.x + _LEFT) * n + np.arange(n))
+    order = np.sort(_pixels(events, pitch) * n + np.arange(n))
     pixels, moments = order // n, order % n
     t = events.t[moments]
     supported = np.zeros(n, np.bool_)

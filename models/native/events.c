@@ -26,44 +26,46 @@ static inline int supported(const int64_t *at, int64_t pitch, int64_t limit) {
     return (found[0] | found[1] | found[2] | found[3]) != 0;
 }
 
-/* Filter n events. Each of the three is left out where its map is NULL.
+/* Filter n events.
  *
- * hot        (height, width): pixels whose events are dropped.
- * fired      (height, width): when each pixel last passed the refractory filter; read and written.
- * surface    (height + 2, width + 3): when each pixel last came to the filter of background activity, with a margin of one
- *            pixel and two more at the right that nothing ever writes to; read and written.
+ * hot        (height, width): pixels whose events are dropped; NULL if none are.
+ * surface    (height + 2, width + 3): when the last event of each pixel came that was not dropped as hot or refractory,
+ *            with a margin of one pixel, and of two at the right, that nothing ever writes to; read and written. NULL if
+ *            both times are 0, each of which leaves out a filter.
  *
  * Events that pass are put together in out_*, which have room for n; verdict (n) says for each why it was dropped, or 0.
  * How many passed. */
 int64_t spikeseg_filter(const int64_t *t, const uint16_t *x, const uint16_t *y, const uint8_t *p, int64_t n,
-                        int64_t width, const uint8_t *hot, int64_t *fired, int64_t refractory_us, int64_t *surface,
-                        int64_t duration_us, int64_t *out_t, uint16_t *out_x, uint16_t *out_y, uint8_t *out_p,
+                        int64_t width, const uint8_t *hot, int64_t *surface, int64_t refractory_us,
+                        int64_t background_us, int64_t *out_t, uint16_t *out_x, uint16_t *out_y, uint8_t *out_p,
                         uint8_t *verdict) {
     const int64_t pitch = width + 3;
     int64_t kept = 0;
     for (int64_t i = 0; i < n; i++) {
-        if (surface != NULL && i + AHEAD < n) {
-            const int64_t *next = surface + (y[i + AHEAD] + 1) * pitch + x[i + AHEAD];
-            __builtin_prefetch(next - pitch);
-            __builtin_prefetch(next, 1);
-            __builtin_prefetch(next + pitch);
+        if (i + AHEAD < n) {
+            const int64_t row = y[i + AHEAD], column = x[i + AHEAD];
+            if (hot != NULL) __builtin_prefetch(hot + row * width + column);
+            if (surface != NULL) {
+                const int64_t *next = surface + (row + 1) * pitch + column;
+                __builtin_prefetch(next, 1);
+                if (background_us) {
+                    __builtin_prefetch(next - pitch);
+                    __builtin_prefetch(next + pitch);
+                }
+            }
         }
-        const int64_t pixel = y[i] * width + x[i];
-        uint8_t why = KEPT;
-        if (hot != NULL && hot[pixel]) why = HOT_PIXEL;
-        if (fired != NULL && why == KEPT) {
-            if (t[i] - fired[pixel] < refractory_us)
-                why = REFRACTORY;
-            else
-                fired[pixel] = t[i];
-        }
-        if (surface != NULL && why == KEPT) {
+        /* Which events are dropped is hard to foresee: everything is computed, and chosen from, without branches. */
+        uint8_t why = hot != NULL && hot[y[i] * width + x[i]] ? HOT_PIXEL : KEPT;
+        if (surface != NULL) {
             int64_t *at = surface + (y[i] + 1) * pitch + x[i] + 1;
-            why = supported(at, pitch, t[i] - duration_us) ? KEPT : BACKGROUND_ACTIVITY;
-            *at = t[i];
+            const int64_t now = t[i], last = *at;
+            const uint8_t alone =
+                background_us && !supported(at, pitch, now - background_us) ? BACKGROUND_ACTIVITY : KEPT;
+            why = why == KEPT && now - last < refractory_us ? REFRACTORY : why;
+            *at = why == KEPT ? now : last;
+            why = why == KEPT ? alone : why;
         }
         verdict[i] = why;
-        /* Written whether it passes or not: which one does is hard to foresee. */
         out_t[kept] = t[i];
         out_x[kept] = x[i];
         out_y[kept] = y[i];

@@ -25,7 +25,7 @@ class EventLibrary:
         library = ctypes.CDLL(str(path))
         pointer, i32, i64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
         self.filter = typed(
-            library, "filter", i64, *(pointer,) * 4, i64, i64, *(pointer, pointer, i64, pointer, i64), *(pointer,) * 5
+            library, "filter", i64, *(pointer,) * 4, i64, i64, *(pointer, pointer, i64, i64), *(pointer,) * 5
         )
         self.polarity_counts = typed(
             library, "polarity_counts", i32, *(pointer,) * 3, i64, *(i32,) * 3, i64, i64, ctypes.c_float, pointer

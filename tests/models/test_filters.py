@@ -125,7 +125,7 @@ def run(state: FilterState, rows: Rows, cuts: list[int], backend: Backend) -> tu
 
 
 def arrays(state: FilterState) -> dict[str, Any]:
-    named = {name: getattr(state, name) for name in ("counts", "hot", "fired", "surface")}
+    named = {name: getattr(state, name) for name in ("counts", "hot", "surface")}
     return {name: None if a is None else a.tolist() for name, a in named.items()}
 
 
@@ -227,7 +227,7 @@ def test_a_state_does_not_change_when_events_are_filtered() -> None:
 
 def test_at_rest_nothing_is_remembered() -> None:
     state = filter_events(FilterState(ALL, SENSOR), batch([(5, 1, 1, 1), (90, 1, 2, 1)])).state
-    assert state.nbytes == 8 * (math.prod(surface_shape(SENSOR)) + 35) + 35
+    assert state.nbytes == 8 * math.prod(surface_shape(SENSOR)) + 35
     rest = state.at_rest()
     assert (rest.nbytes, rest.latest, rest.since) == (0, NEVER, None)
 

@@ -28,7 +28,7 @@ from service.streaming.windowing.documents import (
     refusal,
 )
 from service.streaming.windowing.errors import SnapshotError
-from service.streaming.windowing.noise import NOTHING, Counts, is_of_filter, state_from_document, state_to_document
+from service.streaming.windowing.noise import NOTHING, Counts, add, is_of_filter, state_from_document, state_to_document
 from service.streaming.windowing.parts import count_events, settle
 from service.streaming.windowing.reorder import Reorder
 from service.streaming.windowing.time_windows import TimeCutter
@@ -401,13 +401,12 @@ class EventStream:
         if isinstance(self.cutter, CountCutter):
             size, pending = self.cutter.size, count_events(self.cutter.pending)
             last = np.arange(full) * size.stride + size.count - pending - 1
-            ends = np.flatnonzero(verdicts == Verdict.KEPT)[last] + 1
-            ends = np.append(ends, [len(events)] * (len(windows) - full))
+            ends = (np.flatnonzero(verdicts == Verdict.KEPT)[last] + 1).tolist()
+            ends += [len(events)] * (len(windows) - full)
         else:
-            ends = np.searchsorted(events.t, [window.t_end for window in windows])
-        reasons = [np.flatnonzero(verdicts == reason) for reason in Verdict if reason != Verdict.KEPT]
-        told = np.stack([np.searchsorted(places, ends) for places in reasons], axis=1)
-        return _Cut(windows, cutter, filter, list(map(tuple, told.tolist())), tuple(map(len, reasons)))
+            ends = np.searchsorted(events.t, [window.t_end for window in windows]).tolist()
+        told = _count_reasons(verdicts, [*ends, len(events)])
+        return _Cut(windows, cutter, filter, told[:-1], told[-1])
 
     def _next(
         self, cut: _Cut, late: Sequence[int] = (), late_in_all: int = 0, **changes: Any
@@ -448,6 +447,17 @@ class EventStream:
             "restarted": self.restarted and not windows,
         }
         return given, replace(self, **changes)
+
+
+def _count_reasons(verdicts: NDArray[np.uint8], ends: Sequence[int]) -> list[Counts]:
+    """How many events before each end, which do not go back, were dropped for each reason."""
+    counts, told, begin = NOTHING, [], 0
+    for end in ends:
+        part = verdicts[begin:end]
+        reasons = (int(np.count_nonzero(part == reason)) for reason in Verdict if reason != Verdict.KEPT)
+        counts, begin = add(counts, tuple(reasons)), end
+        told.append(counts)
+    return told
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,8 +95,7 @@ def state_from_document(
             raise refusal("filter", "has seen nothing, but remembers something")
         return start, counts
     since = None
-    expected = {"fired"} if config.refractory_us else set()
-    expected |= {_SURFACE} if config.background_activity_us else set()
+    expected = {_SURFACE} if config.refractory_us or config.background_activity_us else set()
     if config.hot_pixel is not None:
         since = integer(fields, "since", 0, min(horizon, MAX_TIME_US))
         expected.add("hot" if _PREFIX + "hot" in arrays else "counts")
@@ -121,7 +120,6 @@ def _arrays(sensor: SensorSize) -> dict[str, tuple[type[np.generic], tuple[int, 
     return {
         "counts": (np.int64, plain),
         "hot": (np.uint8, plain),
-        "fired": (np.int64, plain),
         _SURFACE: (np.int64, surface_shape(sensor)),
     }
 
@@ -131,8 +129,7 @@ def _array(found: object, name: str, sensor: SensorSize, most: int) -> NDArray[A
     if not isinstance(found, np.ndarray) or found.dtype != dtype or found.shape != shape:
         raise refusal(_PREFIX + name, f"must be an array of {dtype.__name__} {shape}")
     array = np.array(found)
-    times = name in ("fired", _SURFACE)
-    fits = (array <= most) & ((array >= 0) | (times & (array == NEVER)))
+    fits = (array <= most) & ((array >= 0) | ((array == NEVER) & (name == _SURFACE)))
     if not fits.all():
         raise refusal(_PREFIX + name, f"must lie between 0 and {most}")
     if name == _SURFACE:
