@@ -3,11 +3,12 @@
     python -m benchmarks.event_tensors --json docs/results/event_tensors.json
 
 For 346x260 and 1280x720, packets of ``--events`` events in 10 ms, one to a window: bright edges that move over the
-sensor, noise at random pixels (``--noise``, the worst case for the processor's caches), and a few hot pixels. Each
-stage by itself, and all of them one after the other, from the bytes of a packet to the polarity counts, through the same
-windowing as in the service; in C, in NumPy as where there is no compiler, and, for the filters, in dv-processing. All
-ways alternate within one run on the same packets, so that the ratios hold on a machine that is not quiet; figures are
-medians, in millions of events that go in a second.
+sensor, noise at random pixels (``--noise``, the worst case for the processor's caches), and a few hot pixels.
+
+Each stage by itself, and all of them one after the other, from the bytes of a packet to the polarity counts, through
+the same windowing as in the service; in C, in NumPy as where there is no compiler, and, for the filters, in
+dv-processing. All ways alternate within one run on the same packets, so that the ratios hold on a machine that is not
+quiet; figures are medians, in millions of events that go in a second.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.events import EventBatch, SensorSize
 from models.filters import FilterState, Verdict, filter_events
-from service.streaming.windowing.checks import check_begins, check_ordered, check_time, check_times
+from service.streaming.windowing.checks import check_begins, check_closed, check_ordered, check_time, check_times
 from service.streaming.windowing.clock import Clock
 from service.streaming.windowing.config import StreamConfig, TimeWindows, WindowLimits
 from service.streaming.windowing.count_windows import CountCutter
@@ -145,12 +145,13 @@ class EventStream:
             If a window, or the reorder buffer, would hold more than ``limits.events`` events.
         """
         if self.config.on_restart == "refuse" or self.ordered:
-            return self._push(events, 0)
-        windows: list[Window] = []
-        stream = self
+            windows, stream, _ = self._push(events, 0)
+            return windows, stream
+        windows, stream, restarts = [], self, 0
         for begin in range(0, len(events), _RUN):
-            more, stream = stream._push(events[begin : begin + _RUN], len(windows))
+            more, stream, silent = stream._push(events[begin : begin + _RUN], len(windows) + restarts)
             windows += more
+            restarts += silent
         return windows, stream
 
     def advance(self, until_us: int, *, already: int = 0) -> tuple[list[Window], EventStream]:
@@ -301,20 +302,24 @@ class EventStream:
             filtered=filtered,
         )
 
-    def _push(self, events: EventBatch, already: int) -> tuple[list[Window], EventStream]:
+    def _push(self, events: EventBatch, already: int) -> tuple[list[Window], EventStream, int]:
+        """The windows, the stream after them, and how many restarts gave no window."""
         windows: list[Window] = []
-        stream = self
+        stream, silent = self, 0
         while len(events):
             unwrapped, clock = stream._unwrap(events)
-            # Every restart but the first gives a window, so that there are no more of them than the limit allows.
+            # Every restart but the first gives a window, unless its events were filtered out; then it counts as one, so
+            # that there are no more of them than the limit allows.
             run = stream._count_until_restart(unwrapped.t)
-            more, stream = stream._take(unwrapped[:run], clock, already + len(windows))
+            more, stream = stream._take(unwrapped[:run], clock, already + silent + len(windows))
             windows += more
             events = events[run:]
             if len(events):
-                more, stream = stream._begin_anew(already + len(windows))
+                more, stream = stream._begin_anew(already + silent + len(windows))
                 windows += more
-        return windows, stream
+                silent += not more and self.filter is not None
+                check_closed(silent + len(windows), already, self.limits, "restarts of the sensor's clock")
+        return windows, stream, silent
 
     def _unwrap(self, events: EventBatch) -> tuple[EventBatch, Clock | None]:
         if self.clock is not None:
@@ -379,15 +384,16 @@ class EventStream:
     def _cut(self, events: EventBatch, already: int, *, until_us: int | None = None, flush: bool = False) -> _Cut:
         """Filter events that are in order and cut them into windows; then advance, or flush, if that is wanted.
 
-        Also those that are dropped say how far the stream has come.
+        Also those that are dropped say where windows of time begin, and how far the stream has come.
         """
-        filter, kept, verdicts = self.filter, events, np.empty(0, np.uint8)
+        filter, cutter, kept, verdicts = self.filter, self.cutter, events, np.empty(0, np.uint8)
         if filter is not None and len(events):
-            check_begins(int(events.t[0]), self.cutter.horizon)
+            check_begins(int(events.t[0]), cutter.horizon)
+            cutter = cutter.begin(int(events.t[0])) if isinstance(cutter, TimeCutter) else cutter
             found = filter_events(filter, events)
             filter, kept, verdicts = found.state, found.events, found.verdicts
             until_us = max(until_us or 0, int(events.t[-1]))
-        windows, cutter = self.cutter.push(kept, already=already)
+        windows, cutter = cutter.push(kept, already=already)
         full = len(windows)
         if until_us is not None:
             more, cutter = cutter.advance(until_us, already=already + len(windows))

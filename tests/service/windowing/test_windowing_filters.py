@@ -8,15 +8,35 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from models.events import SensorSize
 from models.filters import FilterConfig, HotPixelConfig
+from service.errors import TimeJumpError
 from service.streaming.backlog import drop, merge
-from service.streaming.windowing import CountWindows, EventStream, SnapshotError, StreamConfig, TimeWindows, Window
+from service.streaming.windowing import (
+    CountWindows,
+    EventStream,
+    SnapshotError,
+    StreamConfig,
+    TimeWindows,
+    Window,
+    WindowLimits,
+)
 from tests.service.harness import make_events
-from tests.service.windowing.streams import CONFIGS, LIMITS, Message, messages, plain, send, send_all, send_cut, state
+from tests.service.windowing.streams import (
+    CONFIGS,
+    LIMITS,
+    Flush,
+    Message,
+    messages,
+    plain,
+    send,
+    send_all,
+    send_cut,
+    state,
+)
 
 SENSOR = SensorSize(6, 2)
 HOT = HotPixelConfig(learn_us=25, sigma=0.5, min_rate_hz=40_000)
@@ -113,11 +133,30 @@ def test_an_event_that_is_dropped_still_says_how_far_the_stream_has_come() -> No
     assert stream.filtered == (0, 0, 1)
 
 
-def test_window_0_is_the_one_with_the_first_event_that_passes() -> None:
+def test_window_0_is_the_one_with_the_first_event_even_if_that_is_dropped() -> None:
     windows, _ = stream_of(FilterConfig(background_activity_us=5)).push(
         make_events((1, 0, 0, 1), (21, 0, 0, 1), (22, 1, 0, 1), (31, 4, 1, 0))
     )
-    assert [(w.index, w.t_start, w.filtered) for w in windows] == [(0, 20, (0, 0, 2))]
+    assert [(w.index, w.t_start, w.filtered) for w in windows] == [
+        (0, 0, (0, 0, 1)),
+        (1, 10, (0, 0, 0)),
+        (2, 20, (0, 0, 1)),
+    ]
+
+
+@settings(deadline=None)
+@given(filtered_streams())
+def test_windows_of_time_are_those_of_the_stream_without_filters(
+    given_stream: tuple[EventStream, list[Message]],
+) -> None:
+    start, sent = given_stream
+    assume(isinstance(start.config.window, TimeWindows) and start.config.gaps == "step")
+    sent = [message for message in sent if not isinstance(message, Flush)]
+    windows, _ = send_all(start, sent)
+    without, _ = send_all(EventStream.start(replace(start.config, filter=None), LIMITS), sent)
+    # What is open when the sensor begins anew is closed only if it holds events.
+    assume(start.config.on_restart == "refuse")
+    assert [(w.index, w.t_start, w.t_end) for w in windows] == [(w.index, w.t_start, w.t_end) for w in without]
 
 
 def test_windows_of_events_count_those_that_pass() -> None:
@@ -136,6 +175,18 @@ def test_a_sensor_that_begins_anew_is_filtered_as_if_it_had_never_fired() -> Non
     windows, stream = stream.push(make_events((30, 1, 1, 1)))
     assert [w.filtered for w in windows] == [(0, 0, 1)]
     assert stream.filtered == (0, 0, 1)
+
+
+def test_no_message_makes_the_filters_begin_anew_more_often_than_it_may_close_windows() -> None:
+    config = StreamConfig(
+        TimeWindows(10, 10), reorder_us=1, on_restart="reset", filter=FilterConfig(background_activity_us=50)
+    )
+    stream = EventStream.start(config, WindowLimits(windows=20, events=1000), sensor=SENSOR)
+    rows = [(45 - 4 * (k % 2), 0, 0, 1) for k in range(20_000)]
+    _, after = stream.push(make_events(*rows[:30]))
+    assert after.filtered[2] > 0
+    with pytest.raises(TimeJumpError, match=r"restarts .* at most 20"):
+        stream.push(make_events(*rows))
 
 
 def test_what_is_counted_is_kept_when_windows_are_dropped_or_merged() -> None:
