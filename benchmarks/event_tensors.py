@@ -7,8 +7,8 @@ sensor, noise at random pixels (``--noise``, the worst case for the processor's 
 
 Each stage by itself, and all of them one after the other, from the bytes of a packet to the polarity counts, through
 the same windowing as in the service; in C, in NumPy as where there is no compiler, and, for the filters, in
-dv-processing. All ways alternate within one run on the same packets, so that the ratios hold on a machine that is not
-quiet; figures are medians, in millions of events that go in a second.
+dv-processing. All ways alternate within one run, five windows at a time, on the same packets, so that the ratios hold on
+a machine that is not quiet; figures are medians and the best, in millions of events that go in a second.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ WARM_UP_US = 50_000
 BACKGROUND = FilterConfig(background_activity_us=BACKGROUND_US)
 EVERYTHING = FilterConfig(HotPixelConfig(learn_us=WARM_UP_US), refractory_us=100, background_activity_us=BACKGROUND_US)
 CLIP = 15
+BLOCK = 5
 Way = Callable[[int], object]
 
 
@@ -177,10 +178,11 @@ def measure(model: StreamingModel, sensor: SensorSize, windows: int, per_window:
     for name, config in ends.items():
         for backend, native in (("C", True), ("NumPy", False)):
             ways[f"end to end, {name}, {backend}"] = from_end_to_end(config, sensor, grid, packets, native=native)
-    seconds = alternate(ways, windows)
-    # The first windows fill caches, pools and the maps of the filters, and are the warm-up of hot pixels.
-    after = WARM_UP_US // WINDOW_US + 1
-    dropped = np.concatenate([f.verdicts for f in _verdicts(EVERYTHING, sensor, batches)[after:]])
+    seconds = alternate({name: _blocks(way) for name, way in ways.items()}, windows // BLOCK)
+    # The first windows fill pools and the maps of the filters, and are the warm-up of hot pixels.
+    after = WARM_UP_US // WINDOW_US // BLOCK + 1
+    events = per_window * BLOCK
+    dropped = np.concatenate([f.verdicts for f in _verdicts(EVERYTHING, sensor, batches)[after * BLOCK :]])
     return {
         "sensor": str(sensor),
         "grid": f"{grid.width}x{grid.height}",
@@ -194,9 +196,23 @@ def measure(model: StreamingModel, sensor: SensorSize, windows: int, per_window:
             )
         ),
         "million_events_per_s": {
-            name: round(per_window / statistics.median(times[after:]) / 1e6, 2) for name, times in seconds.items()
+            name: {
+                "median": round(events / statistics.median(times[after:]) / 1e6, 2),
+                "best": round(events / min(times[after:]) / 1e6, 2),
+            }
+            for name, times in seconds.items()
         },
     }
+
+
+def _blocks(way: Way) -> Way:
+    """The windows of one block after the other: on a core of its own, a stream finds its maps in the caches."""
+
+    def go(block: int) -> None:
+        for k in range(block * BLOCK, (block + 1) * BLOCK):
+            way(k)
+
+    return go
 
 
 def _verdicts(config: FilterConfig, sensor: SensorSize, batches: list[EventBatch]) -> list[Any]:
@@ -211,13 +227,13 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.event_tensors", description=__doc__)
     parser.add_argument("--model", default="edge-s", help="whose grid and packed input are taken")
-    parser.add_argument("--windows", type=int, default=60)
+    parser.add_argument("--windows", type=int, default=150)
     parser.add_argument("--events", type=int, default=200_000, help="in each window")
     parser.add_argument("--noise", type=float, default=0.3, help="share of events at random pixels")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    if args.windows < WARM_UP_US // WINDOW_US + 3:
-        parser.error(f"--windows must be at least {WARM_UP_US // WINDOW_US + 3}")
+    if args.windows < 4 * BLOCK:
+        parser.error(f"--windows must be at least {4 * BLOCK}")
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     keep_freed_memory()
     model = zoo.load(args.model, backend="event-driven")
@@ -233,7 +249,7 @@ def main() -> None:
         report["sensors"].append(found)
         print(f"\n{found['sensor']}, {args.events} events a window, dropped: {found['dropped_share']}")
         for name, rate in found["million_events_per_s"].items():
-            print(f"{rate:10.2f} M events/s  {name}")
+            print(f"{rate['median']:10.2f} M events/s (at best {rate['best']:7.2f})  {name}")
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n")
 
