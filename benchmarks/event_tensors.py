@@ -7,8 +7,8 @@ sensor, noise at random pixels (``--noise``, the worst case for the processor's 
 
 Each stage by itself, and all of them one after the other, from the bytes of a packet to the polarity counts, through
 the same windowing as in the service; in C, in NumPy as where there is no compiler, and, for the filters, in
-dv-processing. All ways alternate within one run, five windows at a time, on the same packets, so that the ratios hold on
-a machine that is not quiet; figures are medians and the best, in millions of events that go in a second.
+dv-processing. All ways alternate within one run, five windows at a time, on the same packets, so that the ratios hold
+on a machine that is not quiet; figures are medians and the best, in millions of events that go in a second.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.event_tensors", description=__doc__)
     parser.add_argument("--model", default="edge-s", help="whose grid and packed input are taken")
-    parser.add_argument("--windows", type=int, default=150)
+    parser.add_argument("--windows", type=int, default=60)
     parser.add_argument("--events", type=int, default=200_000, help="in each window")
     parser.add_argument("--noise", type=float, default=0.3, help="share of events at random pixels")
     parser.add_argument("--json", type=Path)
