@@ -192,3 +192,17 @@ def test_filters_that_cannot_be(server: str, http: httpx.Client, fields: dict[st
         http.post("/v1/sessions", json={"sensor": {"width": 64, "height": 48}, "filter": fields}), 422
     )
     assert [error["field"] for error in document["errors"]] == [blamed]
+
+
+def test_the_events_of_frames_are_filtered_too(http: httpx.Client) -> None:
+    """The emulated sensor's background activity is dropped; so is all that it has when nothing moves."""
+    raw = {"Content-Type": "application/octet-stream"}
+    still = bytes(SENSOR.width * SENSOR.height)
+    results: list[dict[str, Any]] = []
+    session = HttpSession(http, frames={"noise_rate_hz": 5}, filter={"background_activity_us": 20})
+    for k in range(8):
+        response = http.post(f"{session.path}/frames", params={"t_us": k * WINDOW_US}, content=still, headers=raw)
+        assert response.status_code == 200, response.text
+        results += response.json()["results"]
+    dropped = sum(result["skipped"]["filtered"]["background_activity"] for result in results)
+    assert dropped > 10 * sum(result["events"] for result in results)
