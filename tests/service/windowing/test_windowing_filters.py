@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.events import SensorSize
@@ -28,6 +28,7 @@ from tests.service.harness import make_events
 from tests.service.windowing.streams import (
     CONFIGS,
     LIMITS,
+    TIME_WINDOWS,
     Flush,
     Message,
     messages,
@@ -51,9 +52,11 @@ FILTERS = st.sampled_from(
 
 
 @st.composite
-def filtered_streams(draw: st.DrawFn) -> tuple[EventStream, list[Message]]:
+def filtered_streams(
+    draw: st.DrawFn, configs: st.SearchStrategy[StreamConfig] = CONFIGS
+) -> tuple[EventStream, list[Message]]:
     """A stream with filters before its first event, and messages of few pixels."""
-    config = draw(CONFIGS)
+    config = draw(configs)
     sent = [
         (message[0], *draw(st.sampled_from([(0, 0), (1, 0), (1, 1), (5, 1)])), message[3])
         if isinstance(message, tuple)
@@ -145,17 +148,14 @@ def test_window_0_is_the_one_with_the_first_event_even_if_that_is_dropped() -> N
 
 
 @settings(deadline=None)
-@given(filtered_streams())
+@given(filtered_streams(st.builds(StreamConfig, TIME_WINDOWS, reorder_us=st.sampled_from([0, 7, 30]))))
 def test_windows_of_time_are_those_of_the_stream_without_filters(
     given_stream: tuple[EventStream, list[Message]],
 ) -> None:
     start, sent = given_stream
-    assume(isinstance(start.config.window, TimeWindows) and start.config.gaps == "step")
     sent = [message for message in sent if not isinstance(message, Flush)]
     windows, _ = send_all(start, sent)
     without, _ = send_all(EventStream.start(replace(start.config, filter=None), LIMITS), sent)
-    # What is open when the sensor begins anew is closed only if it holds events.
-    assume(start.config.on_restart == "refuse")
     assert [(w.index, w.t_start, w.t_end) for w in windows] == [(w.index, w.t_start, w.t_end) for w in without]
 
 
