@@ -38,7 +38,7 @@ RUN pip install --no-deps . \
  && pip uninstall --yes torchvision torchaudio tensorboard tensorboard-data-server grpcio matplotlib fonttools scipy h5py \
       SciencePlots pip
 # The file system of the container may be read-only and there is no compiler in it, so whatever is compiled at first use
-# is compiled here, from / so that it is the installed package's: the kernel for every kind of processor, and Python's
+# is compiled here, from / so that it is the installed package's: what is in C for every kind of processor, and Python's
 # files. Some files of others are written for other versions of Python and cannot be; nothing imports them.
 RUN cd / && python -m models.runtime.event_driven.warm --image \
  && { python -m compileall -q -j 0 /opt/spikeseg/lib >/dev/null 2>&1 || true; }
@@ -62,6 +62,8 @@ CMD ["python", "-m", "service"]
 # that cannot, or that would fall back from the kernel, is not made.
 RUN ["python", "-c", "import clients.cli.main, service.app; \
 from models import events, zoo; \
+from models.native.events import event_library; \
+assert event_library() is not None; \
 from service.settings import Settings; \
 sensor = events.SensorSize(346, 260); \
 model = zoo.load_events(Settings().default_model, backend='event-driven'); \

@@ -31,6 +31,13 @@ class StreamOptions:
         Windows that may wait if they are dropped or merged.
     deadline_ms : float, optional
         How long after its events have arrived a window's computation should begin, in milliseconds.
+    filter_background_us : int
+        Background activity is dropped: events without one at a neighbouring pixel within so many microseconds before; 0
+        leaves it in.
+    filter_refractory_us : int
+        Events are dropped that follow another one of their pixel within so many microseconds.
+    filter_hot : bool
+        Pixels are silenced that are far more active than the others during the first second.
     lost_session : str
         If the service no longer has the session, as after a restart without a state store: ``raise``
         :class:`~clients.errors.UnknownSessionError`, or ``restart``: go on in a new session with the same numbers of
@@ -48,6 +55,9 @@ class StreamOptions:
     queue: Literal["wait", "drop-oldest", "merge"] = "wait"
     queue_windows: int | None = None
     deadline_ms: float | None = None
+    filter_background_us: int = 0
+    filter_refractory_us: int = 0
+    filter_hot: bool = False
     lost_session: Literal["raise", "restart"] = "raise"
 
     @property
@@ -83,4 +93,10 @@ class StreamOptions:
             fields["queue"] = queue
         if self.deadline_ms is not None:
             fields["deadline_ms"] = self.deadline_ms
+        if self.filter_background_us or self.filter_refractory_us or self.filter_hot:
+            fields["filter"] = {
+                "background_activity_us": self.filter_background_us,
+                "refractory_us": self.filter_refractory_us,
+                "hot_pixel": {} if self.filter_hot else None,
+            }
         return fields

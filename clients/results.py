@@ -98,12 +98,15 @@ class Skipped:
         Events that came too late to be sorted in.
     restart : bool
         Whether the network began anew, since the sensor's clock did or since the service had lost the session.
+    filtered : mapping of str to int
+        Events that the session's noise filters have dropped, by reason; empty without filters.
     """
 
     gap: int = 0
     dropped: int = 0
     late_events: int = 0
     restart: bool = False
+    filtered: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,6 +234,7 @@ def read_result(metadata: Mapping[str, Any], data: bytes) -> Result:
                 int(skipped["dropped"]),
                 int(skipped["late_events"]),
                 bool(skipped["restart"]),
+                {str(reason): int(count) for reason, count in skipped.get("filtered", {}).items()},
             ),
             mask=decode_mask(data, MaskEncoding(about["encoding"]), int(about["width"]), int(about["height"])),
             activity=None if activity is None else _activity(activity),

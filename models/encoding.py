@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.errors import EncodingError
 from models.events import EventBatch, SensorSize
+from models.native.events import event_library
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,31 @@ def polarity_counts(events: EventBatch, grid: InputGrid, clip: int) -> NDArray[n
     EncodingError
         If an event lies outside the sensor.
     """
+    library = event_library()
+    if library is None:
+        return polarity_counts_in_numpy(events, grid, clip)
+    sensor = grid.sensor
+    x, y = np.ascontiguousarray(events.x, np.uint16), np.ascontiguousarray(events.y, np.uint16)
+    p = np.ascontiguousarray(events.p, np.uint8)
+    counts = np.zeros((2, grid.height, grid.width), np.float32)
+    outside = library.polarity_counts(
+        *(column.ctypes.data for column in (x, y, p)),
+        len(events),
+        grid.factor,
+        sensor.width,
+        sensor.height,
+        grid.width,
+        grid.height,
+        float(clip),
+        counts.ctypes.data,
+    )
+    if outside:
+        raise EncodingError(f"an event lies outside the {sensor} sensor")
+    return counts
+
+
+def polarity_counts_in_numpy(events: EventBatch, grid: InputGrid, clip: int) -> NDArray[np.float32]:
+    """``polarity_counts`` where there is no compiler: the same counts, in several passes."""
     sensor = grid.sensor
     if len(events) and (int(events.x.max()) >= sensor.width or int(events.y.max()) >= sensor.height):
         raise EncodingError(f"an event lies outside the {sensor} sensor")

@@ -7,6 +7,7 @@ ModelsError
  ├── EncodingError        events or frames that cannot be turned into a tensor
  ├── BackendUnavailableError  what is to compute a network cannot run it on this machine
  ├── EmulatorError        frames or settings that the emulator cannot use
+ ├── FilterError          settings or events that the noise filters cannot use
  ├── TrainingError        settings or a checkpoint that a training run cannot use
  └── DatasetNotFoundError the data asked for is not on this machine
 """
@@ -40,6 +41,10 @@ class BackendUnavailableError(ModelsError):
 
 class EmulatorError(ModelsError):
     """Frames or settings that the emulator cannot use."""
+
+
+class FilterError(ModelsError):
+    """Settings or events that the noise filters cannot use."""
 
 
 class TrainingError(ModelsError):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.filters import REASONS
 from service.api.schemas import Hello, ResumeHello, SessionFields
 from service.wire.messages import PROTOCOL_VERSION, MessageType
 
@@ -162,7 +163,14 @@ def _schemas() -> dict[str, Any]:
             t_end=_INTEGER,
             events=_WHOLE,
             windows=_WHOLE,
-            skipped=_object(gap=_WHOLE, dropped=_WHOLE, late_events=_WHOLE, restart=_SWITCH),
+            skipped=_object(
+                optional=("filtered",),
+                gap=_WHOLE,
+                dropped=_WHOLE,
+                late_events=_WHOLE,
+                restart=_SWITCH,
+                filtered=_object((), **dict.fromkeys(REASONS, _WHOLE)),
+            ),
             mask=_object(encoding={"enum": ["zlib", "raw", "png"]}, width=_WHOLE, height=_WHOLE, bytes=_WHOLE),
             activity={"$ref": _REF.format(model="Activity")},
             latency_ms=_object(decode=_NUMBER, wait=_NUMBER, compute=_NUMBER, encode=_NUMBER, total=_NUMBER),

@@ -21,6 +21,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from models.filters import REASONS
 from service import __version__
 from service.errors import ServiceError
 
@@ -203,6 +204,9 @@ class _ModelFamilies:
             "reason",
         )
         self.late_events = counter("spikeseg_late_events", "Events that came too late.")
+        self.filtered = counter(
+            "spikeseg_events_filtered", "Events that a session's noise filters have dropped.", "reason"
+        )
         self.latency = Histogram(
             "spikeseg_window_latency_seconds",
             "Time from the arrival of the message that closed a session's window, or from the answer before it if one "
@@ -307,6 +311,7 @@ class ModelMetrics:
         self._events = families.events.labels(name)
         self._skipped = [families.skipped.labels(name, reason) for reason in _SKIPPED]
         self._late_events = families.late_events.labels(name)
+        self._filtered = [families.filtered.labels(name, reason) for reason in REASONS]
         self._latency = families.latency.labels(name)
         self._ann_macs = families.ann_macs.labels(name)
         self._energy = families.energy.labels(name)
@@ -348,6 +353,12 @@ class ModelMetrics:
                 counter.inc(count)
         if late_events:
             self._late_events.inc(late_events)
+
+    def observe_filtered(self, counts: Sequence[int]) -> None:
+        """How many events were filtered out before a window, by reason as in ``models.filters.REASONS``, or nothing."""
+        if counts:
+            for counter, count in zip(self._filtered, counts, strict=True):
+                counter.inc(count)
 
 
 def _codes(kind: type[ServiceError] = ServiceError) -> Iterator[str]:

@@ -56,6 +56,21 @@ PathType: Any = click.Path(path_type=Path)
     help="What becomes of windows that come faster than they are computed.",
 )
 @click.option("--reorder-us", type=click.IntRange(0), default=0, help="Events may come late by so many microseconds.")
+@click.option(
+    "--filter-background-us",
+    type=click.IntRange(0),
+    default=0,
+    metavar="US",
+    help="Drop background activity: events without one at a neighbouring pixel so many microseconds before.",
+)
+@click.option(
+    "--filter-refractory-us",
+    type=click.IntRange(0),
+    default=0,
+    metavar="US",
+    help="Drop events that follow another one of their pixel within so many microseconds.",
+)
+@click.option("--filter-hot", is_flag=True, help="Silence pixels that are far too active during the first second.")
 @click.option("--quiet", is_flag=True, help="No progress, only the report.")
 @service_options
 def stream(
@@ -74,6 +89,9 @@ def stream(
     duration_us: int | None,
     queue: Literal["wait", "drop-oldest", "merge"],
     reorder_us: int,
+    filter_background_us: int,
+    filter_refractory_us: int,
+    filter_hot: bool,
     quiet: bool,
     service: Service,
 ) -> int:
@@ -101,7 +119,14 @@ def stream(
                 events.sensor,
                 model=model,
                 window_us=window_us,
-                options=StreamOptions(queue=queue, reorder_us=reorder_us, lost_session="restart"),
+                options=StreamOptions(
+                    queue=queue,
+                    reorder_us=reorder_us,
+                    filter_background_us=filter_background_us,
+                    filter_refractory_us=filter_refractory_us,
+                    filter_hot=filter_hot,
+                    lost_session="restart",
+                ),
                 on_state=_teller(progress),
             )
         )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from models.emulator import EmulatorConfig
 from models.events import SensorSize
-from service.api.schemas import FrameFields, SessionFields, limit_errors
+from models.filters import FilterConfig, HotPixelConfig
+from service.api.schemas import FilterFields, FrameFields, SessionFields, limit_errors
 from service.api.services import Services
 from service.errors import FieldError, UnusableInputError
 from service.streaming.answers import AnswerFormat
@@ -93,7 +94,8 @@ async def open_session(
         owner,
     )
     camera = Camera(spec.camera) if spec.camera is not None else None
-    progress = Progress(EventStream.start(config, services.window_limits), membranes, camera=camera)
+    stream = EventStream.start(config, services.window_limits, sensor=sensor)
+    progress = Progress(stream, membranes, camera=camera)
     return await _take_in(services, model, spec, progress)
 
 
@@ -159,4 +161,17 @@ def stream_config(fields: SessionFields, default_us: int) -> StreamConfig:
         reorder_us=clock.reorder_us if clock else 0,
         wrap_bits=clock.wrap_bits if clock else None,
         on_restart=clock.on_restart if clock else "refuse",
+        filter=filter_config(fields.filter),
+    )
+
+
+def filter_config(fields: FilterFields | None) -> FilterConfig | None:
+    """The noise filters of a new session; None without any."""
+    if fields is None:
+        return None
+    hot = fields.hot_pixel
+    return FilterConfig(
+        None if hot is None else HotPixelConfig(hot.learn_us, hot.sigma, hot.min_rate_hz),
+        fields.refractory_us,
+        fields.background_activity_us,
     )

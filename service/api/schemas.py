@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from models.classes import UNLABELLED
 from models.events import SensorSize
+from models.filters import MAX_DURATION_US, FilterConfig
 from service.errors import FieldError
 from service.observability.context import request_id
 from service.settings import Settings
@@ -118,6 +119,36 @@ class FrameFields(_Strict):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
+FilterTime = Annotated[int, Field(ge=0, le=MAX_DURATION_US)]
+
+
+class HotPixelFields(_Strict):
+    """Which pixels are hot: those with more events in the first ``learn_us`` than the mean by ``sigma`` standard
+    deviations, and more than ``min_rate_hz`` a second.
+    """
+
+    learn_us: Annotated[int, Field(ge=1, le=MAX_DURATION_US)] = 1_000_000
+    sigma: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 10.0
+    min_rate_hz: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 100.0
+
+
+class FilterFields(_Strict):
+    """Filters of the sensor's noise, in the order in which events meet them: hot pixels, a refractory period, and
+    background activity, events without one at a neighbour within so many microseconds. 0 or null leaves one out;
+    ``models/filters.py`` has what they do.
+    """
+
+    hot_pixel: HotPixelFields | None = None
+    refractory_us: FilterTime = 0
+    background_activity_us: FilterTime = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.hot_pixel is None and not self.refractory_us and not self.background_activity_us:
+            raise ValueError("a filter has hot_pixel, refractory_us or background_activity_us, or several of them")
+        return self
+
+
 class SessionFields(_Strict):
     """A session to open; what is left out is up to the server."""
 
@@ -131,6 +162,7 @@ class SessionFields(_Strict):
     mask: MaskName | None = None
     metrics: bool = True
     frames: FrameFields | None = None
+    filter: FilterFields | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -204,6 +236,7 @@ def describe_session(session: Session, settings: Settings) -> dict[str, Any]:
         "mask": str(session.form.mask),
         "metrics": session.form.metrics,
         "frames": describe_camera(spec.camera),
+        "filter": describe_filter(config.filter),
         "next_sequence": session.next_sequence,
         "next_window": session.next_window,
         "acked": session.acked,
@@ -218,6 +251,11 @@ def describe_camera(camera: CameraConfig | None) -> dict[str, Any] | None:
         return None
     settings = {**asdict(camera.emulator), "seed": camera.seed}
     return {name: settings[name] for name in FrameFields.model_fields}
+
+
+def describe_filter(filter: FilterConfig | None) -> dict[str, Any] | None:
+    """The noise filters of a session; None without any."""
+    return None if filter is None else asdict(filter)
 
 
 def describe_window(window: TimeWindows | CountWindows) -> dict[str, int]:

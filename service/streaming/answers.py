@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from models.classes import SegmentationClass
+from models.filters import REASONS
 from service.streaming.windowing import Window
 from service.wire.masks import Mask, MaskEncoding, encode_coco_rle, encode_mask
 
@@ -125,6 +126,7 @@ def _about(window: Window) -> dict[str, Any]:
             "dropped": window.dropped,
             "late_events": window.late,
             "restart": window.restart,
+            **({"filtered": dict(zip(REASONS, window.filtered, strict=True))} if window.filtered else {}),
         },
     }
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import reduce
 from typing import Any
 
 from models.events import EventBatch
 from service.streaming.windowing import Window
+from service.streaming.windowing.noise import add
 
 
 class Policy(StrEnum):
@@ -63,6 +65,7 @@ def drop(dropped: Sequence[Window], then: Window) -> Window:
             gap=then.gap + window.gap,
             late=then.late + window.late,
             restart=then.restart or window.restart,
+            filtered=add(then.filtered, window.filtered),
         )
     return then
 
@@ -80,6 +83,7 @@ def merge(windows: Sequence[Window]) -> Window:
         t_end=last.t_end,
         events=EventBatch.concatenate([first.events, *fresh]),
         late=sum(window.late for window in windows),
+        filtered=reduce(add, (window.filtered for window in windows)),
         count=sum(window.count for window in windows) + sum(w.gap + w.dropped for w in windows[1:]),
     )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from models import errors as model_errors
 from models import zoo
 from models.events import EventBatch, SensorSize
+from models.native.events import event_library
 from models.runtime.model import WindowInput
 from service.errors import ModelUnavailableError, UnknownModelError
 from service.streaming.engine import Engine
@@ -104,7 +105,8 @@ class ModelLibrary:
             raise ModelUnavailableError(f"model {name!r} cannot be loaded on this server") from error
 
     async def warm_up(self, name: str, scheduler: Scheduler) -> None:
-        """Load a model and step it once, so that the first request does not pay for it."""
+        """Load a model and step it once, and what filters events, so that the first request does not pay for it."""
+        await self._engine.offload(event_library)
         model = await self.get(name)
         sensor = SensorSize(64, 48)
         await scheduler.segment(model, WindowInput(model.initial_state(sensor), EventBatch.empty(), sensor))

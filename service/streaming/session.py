@@ -522,6 +522,7 @@ class Session:
         self._counts.observe_skipped(
             gap=window.gap, dropped=window.dropped, merged=window.count - 1, late_events=window.late
         )
+        self._counts.observe_filtered(window.filtered)
         self._counts.observe_answer(answer.metadata)
         if tracing.is_tracing():
             self._trace(window, timed, asked, answer)

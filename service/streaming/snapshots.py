@@ -107,8 +107,9 @@ class Progress:
         return self.membranes.nbytes + self.stream.nbytes + (self.camera.nbytes if self.camera is not None else 0)
 
     def let_go(self) -> Progress:
-        """The same without membranes and without what the camera remembers: nothing will be computed any more."""
-        return replace(self, membranes=State({}), camera=self.camera.at_rest() if self.camera is not None else None)
+        """The same without membranes and what camera and filters remember: nothing will be computed any more."""
+        camera = self.camera.at_rest() if self.camera is not None else None
+        return replace(self, membranes=State({}), stream=self.stream.let_go(), camera=camera)
 
 
 @dataclass(frozen=True, slots=True)

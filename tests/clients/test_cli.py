@@ -25,6 +25,7 @@ from clients.cli.remote import moving_bars as bench_bars
 from clients.sources import open_source
 from models.classes import DDD17_CLASSES
 from models.events import EventBatch, SensorSize
+from models.filters import FilterConfig, FilterState, HotPixelConfig, filter_events
 from service.wire.aedat4 import write_aedat4
 from service.wire.masks import palette
 from tests.clients.scenes import SENSOR, moving_bars, write_npz
@@ -145,6 +146,18 @@ def test_events_that_come_late_are_sorted_in(
     saved = ["--save", str(tmp_path / "masks"), "--overlay"]
     report = said(capsys, "stream", path, *address, "--reorder-us", "10000", *saved)
     assert numbers(report, "events") == [len(bars)]
+
+
+def test_noise_is_filtered_if_it_is_asked_for(
+    server: str, bars: EventBatch, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = ["--url", server, "--window-ms", "20"]
+    filters = ["--filter-background-us", "2000", "--filter-refractory-us", "100", "--filter-hot"]
+    report = said(capsys, "stream", str(recording), *address, *filters)
+    state = FilterState(FilterConfig(HotPixelConfig(), refractory_us=100, background_activity_us=2000), SENSOR)
+    passed = filter_events(state, bars).events
+    assert 0 < len(passed) < len(bars)
+    assert numbers(report, "events") == [len(passed)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")

@@ -60,9 +60,17 @@ def test_every_reference_leads_somewhere() -> None:
     walk(document)
 
 
+CONVERSATIONS: list[dict[str, Any]] = [
+    {},
+    {"mask": "png", "metrics": False, "gaps": "leak", "deadline_ms": 50.0},
+    {"frames": {"seed": 3}},
+    {"filter": {"background_activity_us": 5_000, "hot_pixel": {}}},
+]
+
+
 def test_a_conversation_keeps_to_the_contract(server: str) -> None:
     events = random_events(8, windows=2)
-    for fields in ({}, {"mask": "png", "metrics": False, "gaps": "leak", "deadline_ms": 50.0}, {"frames": {"seed": 3}}):
+    for fields in CONVERSATIONS:
         assert follows(hello(**fields), "Hello")
         with Stream(server, hello(**fields)) as stream:
             assert follows(stream.welcome, "Welcome")

@@ -81,6 +81,7 @@ KINDS = {
     "overlapping windows": Kind(StreamOptions(stride_us=WINDOW_US // 2)),
     "windows of so many events": Kind(StreamOptions(window_events=PER_WINDOW), window_us=None),
     "out of order, with pauses": Kind(StreamOptions(gaps="leak", reorder_us=WINDOW_US), pauses=True, shuffled=True),
+    "noise filtered": Kind(StreamOptions(filter_background_us=9_000, filter_refractory_us=50_000, filter_hot=True)),
 }
 
 

@@ -133,7 +133,13 @@ def test_damaged_hellos(server: str) -> None:
     with Stream(server) as stream:
         token = stream.token
     resume = {"type": "hello", "version": 1, "resume": token, "mask": "raw"}
-    full = hello(gaps="leak", time={"reorder_us": 5}, queue={"policy": "merge", "windows": 2}, deadline_ms=5.0)
+    full = hello(
+        gaps="leak",
+        time={"reorder_us": 5},
+        queue={"policy": "merge", "windows": 2},
+        deadline_ms=5.0,
+        filter={"hot_pixel": {"learn_us": 5, "sigma": 1.5, "min_rate_hz": 2}, "background_activity_us": 5},
+    )
     seeds = [json.dumps(document).encode() for document in (hello(), full, resume)]
     codes = set()
     for data in mutants(seeds, 200, seed=5):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
+from models.filters import FilterConfig
 from service.streaming.windowing.documents import integer, members, refusal, word
 from service.streaming.windowing.errors import SnapshotError
+from service.streaming.windowing.noise import config_from_json, config_to_json
 from service.wire.events import MAX_TIME_US
 
 Gaps = Literal["step", "leak"]
@@ -106,6 +108,8 @@ class StreamConfig:
         Bits of the sensor's clock, which overflows; None if it does not.
     on_restart : "refuse" or "reset"
         What an earlier time than could come means: an error of the sender, or that the sensor's clock began anew.
+    filter : FilterConfig or None
+        What is done against the sensor's noise before windows are cut.
 
     Raises
     ------
@@ -119,6 +123,7 @@ class StreamConfig:
     reorder_us: int = 0
     wrap_bits: int | None = None
     on_restart: OnRestart = "refuse"
+    filter: FilterConfig | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.reorder_us <= MAX_TIME_US:
@@ -148,14 +153,15 @@ class StreamConfig:
                 return count == stride
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values that ``from_json`` reads."""
-        return {
+        """As plain values that ``from_json`` reads; a filter only where there is one, for servers that know of none."""
+        about = {
             "window": self.window.to_json(),
             "gaps": self.gaps,
             "reorder_us": self.reorder_us,
             "wrap_bits": self.wrap_bits,
             "on_restart": self.on_restart,
         }
+        return about if self.filter is None else about | {"filter": config_to_json(self.filter)}
 
     @classmethod
     def from_json(cls, document: object) -> StreamConfig:
@@ -166,14 +172,17 @@ class StreamConfig:
         SnapshotError
             If it is anything else.
         """
-        fields = members(document, "config", ("window", "gaps", "reorder_us", "wrap_bits", "on_restart"))
+        names = ("window", "gaps", "reorder_us", "wrap_bits", "on_restart")
+        filters = isinstance(document, dict) and "filter" in document
+        fields = members(document, "config", (*names, "filter") if filters else names)
         gaps = word(fields, "gaps", get_args(Gaps))
         on_restart = word(fields, "on_restart", get_args(OnRestart))
         reorder_us = integer(fields, "reorder_us", 0)
         wrap_bits = None if fields["wrap_bits"] is None else integer(fields, "wrap_bits", MIN_WRAP_BITS, MAX_WRAP_BITS)
+        filter = config_from_json(fields["filter"]) if filters else None
         try:
             window = _window_from_json(fields["window"])
-            return cls(window, cast(Gaps, gaps), reorder_us, wrap_bits, cast(OnRestart, on_restart))
+            return cls(window, cast(Gaps, gaps), reorder_us, wrap_bits, cast(OnRestart, on_restart), filter)
         except ValueError as error:
             raise SnapshotError(f"the config cannot be used: {error}") from None
 

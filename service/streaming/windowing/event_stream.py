@@ -1,4 +1,4 @@
-"""A stream of events to windows: overflows undone, restarts found, order restored, windows cut.
+"""A stream of events to windows: overflows undone, restarts found, order restored, noise filtered, windows cut.
 
 How the stream is cut into batches never changes the windows.
 """
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.events import EventBatch, SensorSize
-from service.streaming.windowing.checks import check_ordered, check_time, check_times
+from models.filters import FilterState, Verdict, filter_events
+from service.streaming.windowing.checks import check_begins, check_closed, check_ordered, check_time, check_times
 from service.streaming.windowing.clock import Clock
 from service.streaming.windowing.config import StreamConfig, TimeWindows, WindowLimits
 from service.streaming.windowing.count_windows import CountCutter
@@ -27,7 +28,8 @@ from service.streaming.windowing.documents import (
     refusal,
 )
 from service.streaming.windowing.errors import SnapshotError
-from service.streaming.windowing.parts import settle
+from service.streaming.windowing.noise import NOTHING, Counts, add, is_of_filter, state_from_document, state_to_document
+from service.streaming.windowing.parts import count_events, settle
 from service.streaming.windowing.reorder import Reorder
 from service.streaming.windowing.time_windows import TimeCutter
 from service.streaming.windowing.window import Window
@@ -65,6 +67,10 @@ class EventStream:
         Events thrown away as too late since the last window given.
     restarted : bool
         Whether the sensor's clock has begun anew since the last window given.
+    filter : FilterState or None
+        What the noise filters remember, if there are any.
+    filtered : tuple of int
+        Events that they have dropped since the last window given, by reason; empty without filters.
     """
 
     config: StreamConfig
@@ -75,10 +81,20 @@ class EventStream:
     latest: int = 0
     late: int = 0
     restarted: bool = False
+    filter: FilterState | None = None
+    filtered: Counts = ()
 
     @classmethod
-    def start(cls, config: StreamConfig, limits: WindowLimits) -> EventStream:
-        """A stream before its first event."""
+    def start(cls, config: StreamConfig, limits: WindowLimits, *, sensor: SensorSize | None = None) -> EventStream:
+        """A stream before its first event; noise filters need to know the sensor.
+
+        Raises
+        ------
+        ValueError
+            If there are filters and no sensor is given.
+        """
+        if config.filter is not None and sensor is None:
+            raise ValueError("a stream with noise filters needs the size of its sensor")
         window, reorder_us, bits = config.window, config.reorder_us, config.wrap_bits
         return cls(
             config,
@@ -86,6 +102,8 @@ class EventStream:
             TimeCutter(window, config.gaps, limits) if isinstance(window, TimeWindows) else CountCutter(window, limits),
             None if bits is None else Clock(bits, late=reorder_us > 0),
             Reorder(reorder_us, limits.events) if reorder_us else None,
+            filter=None if config.filter is None or sensor is None else FilterState(config.filter, sensor),
+            filtered=() if config.filter is None else NOTHING,
         )
 
     @property
@@ -95,8 +113,8 @@ class EventStream:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the events take that are held."""
-        return self.cutter.nbytes + (self.reorder.nbytes if self.reorder is not None else 0)
+        """Bytes that the events take that are held, and the maps of the noise filters."""
+        return sum(part.nbytes for part in (self.cutter, self.reorder, self.filter) if part is not None)
 
     def is_light(self, more: int) -> bool:
         """Whether cutting so many more events into windows takes less time than a change of threads."""
@@ -127,12 +145,13 @@ class EventStream:
             If a window, or the reorder buffer, would hold more than ``limits.events`` events.
         """
         if self.config.on_restart == "refuse" or self.ordered:
-            return self._push(events, 0)
-        windows: list[Window] = []
-        stream = self
+            windows, stream, _ = self._push(events, 0)
+            return windows, stream
+        windows, stream, restarts = [], self, 0
         for begin in range(0, len(events), _RUN):
-            more, stream = stream._push(events[begin : begin + _RUN], len(windows))
+            more, stream, silent = stream._push(events[begin : begin + _RUN], len(windows) + restarts)
             windows += more
+            restarts += silent
         return windows, stream
 
     def advance(self, until_us: int, *, already: int = 0) -> tuple[list[Window], EventStream]:
@@ -165,13 +184,11 @@ class EventStream:
             until_us = int(t[0])
         if until_us <= cutter.horizon:
             return [], self
-        windows: list[Window] = []
+        events = EventBatch.empty()
         if reorder is not None:
             events, reorder = reorder.advance(until_us)
-            windows, cutter = cutter.push(events, already=already)
-        more, cutter = cutter.advance(until_us, already=already + len(windows))
-        windows += more
-        return self._next(windows, cutter=cutter, reorder=reorder, clock=clock, latest=max(self.latest, until_us))
+        cut = self._cut(events, already, until_us=until_us)
+        return self._next(cut, reorder=reorder, clock=clock, latest=max(self.latest, until_us))
 
     def flush(self) -> tuple[list[Window], EventStream]:
         """Give the open window, and those before it, if there are events that no window has held yet.
@@ -189,7 +206,11 @@ class EventStream:
 
     def restart(self) -> EventStream:
         """The stream as it was before its first event."""
-        return EventStream.start(self.config, self.limits)
+        return EventStream.start(self.config, self.limits, sensor=None if self.filter is None else self.filter.sensor)
+
+    def let_go(self) -> EventStream:
+        """The same without what the noise filters remember: no event will come any more."""
+        return self if self.filter is None else replace(self, filter=self.filter.at_rest())
 
     def snapshot(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Everything that the stream holds.
@@ -211,6 +232,9 @@ class EventStream:
         arrays = events_to_arrays(EventBatch.concatenate(self.cutter.pending), "pending")
         if self.reorder is not None:
             arrays |= events_to_arrays(self.reorder.joined(), "held")
+        if self.filter is not None:
+            document["filter"], maps = state_to_document(self.filter, self.filtered)
+            arrays |= maps
         return document, arrays
 
     @classmethod
@@ -234,17 +258,21 @@ class EventStream:
         arrays : mapping of str to array
             They are copied.
         sensor : SensorSize, optional
-            What the events must lie inside of.
+            What the events must lie inside of; noise filters need it.
 
         Raises
         ------
         SnapshotError
             If anything in the document or the arrays is not what such a stream can have left.
         """
-        start = cls.start(config, limits)
-        fields = members(document, "stream", ("latest", "late", "restarted", "clock", "windows"))
+        start = cls.start(config, limits, sensor=sensor)
+        names = ("latest", "late", "restarted", "clock", "windows")
+        fields = members(document, "stream", names if start.filter is None else (*names, "filter"))
         expected = array_names("pending") + (array_names("held") if start.reorder is not None else [])
-        if not isinstance(arrays, Mapping) or set(arrays) != set(expected):
+        if not isinstance(arrays, Mapping):
+            raise refusal("arrays", "must be a mapping")
+        maps = {} if start.filter is None else {name: array for name, array in arrays.items() if is_of_filter(name)}
+        if set(arrays) - set(maps) != set(expected):
             raise SnapshotError(f"the stream's arrays must be {', '.join(expected)}")
         latest = integer(fields, "latest", 0, MAX_TIME_US)
         cutter = start.cutter.restore(fields["windows"], arrays, sensor)
@@ -259,6 +287,9 @@ class EventStream:
             # All that is final has been handed on, so both stand at the same time.
             held = events_from_arrays(arrays, "held", cutter.horizon, latest, limits.events, sensor)
             reorder = replace(reorder, final=cutter.horizon, held=settle([held]))
+        filter, filtered = start.filter, start.filtered
+        if filter is not None:
+            filter, filtered = state_from_document(filter, fields["filter"], maps, cutter.horizon, latest)
         return replace(
             start,
             cutter=cutter,
@@ -267,22 +298,28 @@ class EventStream:
             latest=latest,
             late=integer(fields, "late", 0),
             restarted=flag(fields, "restarted"),
+            filter=filter,
+            filtered=filtered,
         )
 
-    def _push(self, events: EventBatch, already: int) -> tuple[list[Window], EventStream]:
+    def _push(self, events: EventBatch, already: int) -> tuple[list[Window], EventStream, int]:
+        """The windows, the stream after them, and how many restarts gave no window."""
         windows: list[Window] = []
-        stream = self
+        stream, silent = self, 0
         while len(events):
             unwrapped, clock = stream._unwrap(events)
-            # Every restart but the first gives a window, so that there are no more of them than the limit allows.
+            # Every restart but the first gives a window, unless its events were filtered out; then it counts as one, so
+            # that there are no more of them than the limit allows.
             run = stream._count_until_restart(unwrapped.t)
-            more, stream = stream._take(unwrapped[:run], clock, already + len(windows))
+            more, stream = stream._take(unwrapped[:run], clock, already + silent + len(windows))
             windows += more
             events = events[run:]
             if len(events):
-                more, stream = stream._begin_anew(already + len(windows))
+                more, stream = stream._begin_anew(already + silent + len(windows))
                 windows += more
-        return windows, stream
+                silent += not more and self.filter is not None
+                check_closed(silent + len(windows), already, self.limits, "restarts of the sensor's clock")
+        return windows, stream, silent
 
     def _unwrap(self, events: EventBatch) -> tuple[EventBatch, Clock | None]:
         if self.clock is not None:
@@ -311,52 +348,80 @@ class EventStream:
         if self.reorder is None:
             if not self.ordered:
                 check_ordered(events.t)
-            windows, cutter = self.cutter.push(events, already=already)
-            return self._next(windows, cutter=cutter, clock=clock, latest=latest)
+            return self._next(self._cut(events, already), clock=clock, latest=latest)
         release, reorder = self.reorder.push(events)
-        windows, cutter = self.cutter.push(release.events, already=already)
         # A flushed window may end later than any time can be.
-        more, cutter = cutter.advance(min(reorder.final, MAX_TIME_US), already=already + len(windows))
-        windows += more
+        cut = self._cut(release.events, already, until_us=min(reorder.final, MAX_TIME_US))
         # Each window was complete with the first event that lies so far after its end that none can be as late.
-        ends = np.array([window.t_end for window in windows], np.int64)
+        ends = np.array([window.t_end for window in cut.windows], np.int64)
         late = release.late[np.searchsorted(release.seen, ends + reorder.tolerance_us)]
         return self._next(
-            windows,
+            cut,
             late.tolist(),
             int(release.late[-1]),
-            cutter=cutter,
             reorder=reorder,
             clock=clock,
             latest=latest,
         )
 
     def _flush(self, already: int) -> tuple[list[Window], EventStream]:
-        reorder, cutter = self.reorder, self.cutter
-        windows: list[Window] = []
+        reorder, events = self.reorder, EventBatch.empty()
         if reorder is not None:
             events, reorder = reorder.drain()
-            windows, cutter = cutter.push(events, already=already)
-        more, cutter = cutter.flush(already=already + len(windows))
-        windows += more
+        cut = self._cut(events, already, flush=True)
         if reorder is not None:
-            _, reorder = reorder.advance(cutter.horizon)
-        return self._next(windows, cutter=cutter, reorder=reorder)
+            _, reorder = reorder.advance(cut.cutter.horizon)
+        return self._next(cut, reorder=reorder)
 
     def _begin_anew(self, already: int) -> tuple[list[Window], EventStream]:
         """Give what is open and go on as before the first event, but for the number of the next window."""
         windows, ended = self._flush(already)
         fresh = self.restart()
-        return windows, replace(fresh, cutter=ended.cutter.anew(), late=ended.late, restarted=True)
+        return windows, replace(
+            fresh, cutter=ended.cutter.anew(), late=ended.late, restarted=True, filtered=ended.filtered
+        )
+
+    def _cut(self, events: EventBatch, already: int, *, until_us: int | None = None, flush: bool = False) -> _Cut:
+        """Filter events that are in order and cut them into windows; then advance, or flush, if that is wanted.
+
+        Also those that are dropped say where windows of time begin, and how far the stream has come.
+        """
+        filter, cutter, kept, verdicts = self.filter, self.cutter, events, np.empty(0, np.uint8)
+        if filter is not None and len(events):
+            check_begins(int(events.t[0]), cutter.horizon)
+            cutter = cutter.begin(int(events.t[0])) if isinstance(cutter, TimeCutter) else cutter
+            found = filter_events(filter, events)
+            filter, kept, verdicts = found.state, found.events, found.verdicts
+            until_us = max(until_us or 0, int(events.t[-1]))
+        windows, cutter = cutter.push(kept, already=already)
+        full = len(windows)
+        if until_us is not None:
+            more, cutter = cutter.advance(until_us, already=already + len(windows))
+            windows += more
+        if flush:
+            more, cutter = cutter.flush(already=already + len(windows))
+            windows += more
+        if filter is None:
+            return _Cut(windows, cutter)
+        # How many events each window was complete after: as far as windows of time go, those before its end.
+        if isinstance(self.cutter, CountCutter):
+            size, pending = self.cutter.size, count_events(self.cutter.pending)
+            last = np.arange(full) * size.stride + size.count - pending - 1
+            ends = (np.flatnonzero(verdicts == Verdict.KEPT)[last] + 1).tolist()
+            ends += [len(events)] * (len(windows) - full)
+        else:
+            ends = np.searchsorted(events.t, [window.t_end for window in windows]).tolist()
+        told = _count_reasons(verdicts, [*ends, len(events)])
+        return _Cut(windows, cutter, filter, told[:-1], told[-1])
 
     def _next(
-        self, windows: list[Window], late: Sequence[int] = (), late_in_all: int = 0, **changes: Any
+        self, cut: _Cut, late: Sequence[int] = (), late_in_all: int = 0, **changes: Any
     ) -> tuple[list[Window], EventStream]:
         """The windows with what is known of the time before them, and the stream after them.
 
         Parameters
         ----------
-        windows : list of Window
+        cut : _Cut
         late : sequence of int
             How many events the message had thrown away when each window was complete; none if empty.
         late_in_all : int
@@ -364,11 +429,60 @@ class EventStream:
         **changes
             Attributes of the stream after them.
         """
+        windows = cut.windows
         told = -self.late
+        filtered = tuple(-count for count in self.filtered)
         given = []
         for k, window in enumerate(windows):
             known = late[k] if late else 0
-            given.append(replace(window, late=known - told, restart=self.restarted and k == 0))
-            told = known
-        changes |= {"late": late_in_all - told, "restarted": self.restarted and not windows}
+            dropped = cut.dropped[k] if cut.dropped else ()
+            given.append(
+                replace(
+                    window,
+                    late=known - told,
+                    restart=self.restarted and k == 0,
+                    filtered=tuple(a - b for a, b in zip(dropped, filtered, strict=True)),
+                )
+            )
+            told, filtered = known, dropped
+        changes |= {
+            "cutter": cut.cutter,
+            "filter": cut.filter,
+            "filtered": tuple(a - b for a, b in zip(cut.dropped_in_all, filtered, strict=True)),
+            "late": late_in_all - told,
+            "restarted": self.restarted and not windows,
+        }
         return given, replace(self, **changes)
+
+
+def _count_reasons(verdicts: NDArray[np.uint8], ends: Sequence[int]) -> list[Counts]:
+    """How many events before each end, which do not go back, were dropped for each reason."""
+    counts, told, begin = NOTHING, [], 0
+    for end in ends:
+        part = verdicts[begin:end]
+        reasons = (int(np.count_nonzero(part == reason)) for reason in Verdict if reason != Verdict.KEPT)
+        counts, begin = add(counts, tuple(reasons)), end
+        told.append(counts)
+    return told
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """What some events have made.
+
+    Attributes
+    ----------
+    windows : list of Window
+    cutter : TimeCutter or CountCutter
+    filter : FilterState or None
+    dropped : list of tuple of int
+        How many of the events had been dropped when each window was complete, by reason; empty without filters.
+    dropped_in_all : tuple of int
+        How many were dropped.
+    """
+
+    windows: list[Window]
+    cutter: Cutter
+    filter: FilterState | None = None
+    dropped: Sequence[Counts] = ()
+    dropped_in_all: Counts = ()

@@ -57,6 +57,10 @@ class TimeCutter:
         """Bytes that the pending events take."""
         return count_bytes(self.pending)
 
+    def begin(self, first_us: int) -> TimeCutter:
+        """Begin with the window of this time, in microseconds, unless there has been an event."""
+        return self if self.started else replace(self, started=True, horizon=first_us)
+
     def push(self, events: EventBatch, *, already: int = 0) -> tuple[list[Window], TimeCutter]:
         """Add events; close the windows that end at or before the last one.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from models.events import EventBatch
+from service.streaming.windowing.noise import Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,9 @@ class Window:
         Windows before it that were dropped.
     repeated : int
         How many of its events, the first ones, the window before it held too, since windows overlap.
+    filtered : tuple of int
+        Events that the noise filters have dropped since the last window given, by reason as in
+        ``models.filters.REASONS``; empty without filters.
     """
 
     index: int
@@ -42,3 +46,4 @@ class Window:
     count: int = 1
     dropped: int = 0
     repeated: int = 0
+    filtered: Counts = ()
