@@ -2,9 +2,10 @@
 
     python -m benchmarks.engine --json docs/results/engine.json
 
-First whole windows of the demo recording, events in and mask out: each streaming network on the event-driven kernel, on
-torch, and, as most code in the field runs it, in SpikingJelly's own modules with the same weights; on one thread and on
-all. At ``--rates`` events a second: a faster drive is the same one with its windows cut longer.
+First whole windows of the demo recording, events in and mask out: each streaming network on the event-driven kernel,
+with weights of float32 and of int8 (bfloat16 is computed as float32 is), on torch, and, as most code in the field runs
+it, in SpikingJelly's own modules with the same weights; on one thread and on all. At ``--rates`` events a second: a
+faster drive is the same one with its windows cut longer.
 Then each layer by itself at several input densities, conv and neurons, beside torch's convolution and neurons. All ways
 alternate within one run, so that the ratios hold on a machine that is not quiet; times are medians and minima.
 """
@@ -45,6 +46,7 @@ from service.settings import Settings
 from service.wire.aedat4 import read_aedat4_file
 
 WINDOW_US = 10_000
+INT8 = "event-driven, int8"
 DENSITIES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 Times = dict[str, list[float]]
 
@@ -102,9 +104,11 @@ def window_times(
     name: str, windows: Sequence[EventBatch], sensor: SensorSize, threads: int
 ) -> dict[str, dict[str, float]]:
     """Milliseconds for a window, by what computes it."""
-    ways: dict[str, Callable[[int], object]] = {}
-    for backend in ("event-driven", "torch"):
-        ways[backend] = _carried(zoo.load(name, backend=backend), windows, sensor)
+    ways: dict[str, Callable[[int], object]] = {
+        "event-driven": _carried(zoo.load(name, backend="event-driven"), windows, sensor),
+        INT8: _carried(zoo.load(name, backend="event-driven", precision="int8"), windows, sensor),
+        "torch": _carried(zoo.load(name, backend="torch"), windows, sensor),
+    }
     jelly = _SpikingJelly(zoo.load(name, backend="torch"), sensor)
     ways["spikingjelly"] = lambda k: jelly.segment(windows[k])
     with computing_threads(threads):
@@ -152,7 +156,9 @@ def layer_times(name: str, sensor: SensorSize, threads: int, rounds: int) -> lis
     """Milliseconds of each spiking layer behind the stem at several densities, by what computes it."""
     model = zoo.load(name, backend="event-driven")
     runtime, grid = model.runtime, model.grid(sensor)
+    int8 = zoo.load(name, backend="event-driven", precision="int8").runtime
     assert isinstance(runtime, EventDrivenRuntime)
+    assert isinstance(int8, EventDrivenRuntime)
     weights = load_file(zoo.ZOO / f"{name}.safetensors")
     last = torch.channels_last
     weights = {key: w.contiguous(memory_format=last) if w.ndim == 4 else w for key, w in weights.items()}
@@ -163,7 +169,12 @@ def layer_times(name: str, sensor: SensorSize, threads: int, rounds: int) -> lis
             probe = LayerProbe(runtime, layer, grid.height, grid.width, density=density, seed=0)
             dense = _Dense(runtime.config, weights, layer)
             spikes, v = probe.spikes.contiguous(memory_format=last), probe.membranes
-            ways = {"event-driven": _ignoring_round(probe.run), "torch": _ignoring_round(partial(dense, spikes, v))}
+            rounded = LayerProbe(int8, layer, grid.height, grid.width, density=density, seed=0)
+            ways = {
+                "event-driven": _ignoring_round(probe.run),
+                INT8: _ignoring_round(rounded.run),
+                "torch": _ignoring_round(partial(dense, spikes, v)),
+            }
             with computing_threads(threads):
                 alternate(ways, 2)
                 times = {way: _summary(seconds) for way, seconds in alternate(ways, rounds).items()}
@@ -185,7 +196,7 @@ def print_windows(name: str, rate: float, threads: int, times: Mapping[str, Mapp
     best = times["event-driven"]
     for way, t in times.items():
         print(
-            f"{name:8} {rate / 1e6:4.1f} M events/s, threads={threads}: {way:13} median {t['median_ms']:8.2f} ms"
+            f"{name:8} {rate / 1e6:4.1f} M events/s, threads={threads}: {way:18} median {t['median_ms']:8.2f} ms"
             f"  min {t['min_ms']:8.2f} ms  event-driven is {t['median_ms'] / best['median_ms']:5.1f}x as fast",
             flush=True,
         )
@@ -194,10 +205,11 @@ def print_windows(name: str, rate: float, threads: int, times: Mapping[str, Mapp
 def print_layers(rows: Iterable[Mapping[str, Any]], threads: int) -> None:
     """One line for each layer and density."""
     for row in rows:
-        ours, dense = row["event-driven"]["median_ms"], row["torch"]["median_ms"]
+        ours, int8, dense = (row[way]["median_ms"] for way in ("event-driven", INT8, "torch"))
         print(
             f"{row['layer']:10} {row['mmacs']:6.1f} MMAC  density {row['density']:4.2f}, threads={threads}:"
-            f"  event-driven {ours:7.3f} ms  torch {dense:7.3f} ms  {dense / ours:6.1f}x",
+            f"  event-driven {ours:7.3f} ms, int8 {int8:7.3f} ms  torch {dense:7.3f} ms  {dense / ours:5.1f}x,"
+            f" int8 {dense / int8:5.1f}x",
             flush=True,
         )
 

@@ -28,6 +28,7 @@ from models.events import EventBatch, SensorSize
 from models.runtime.activity import SpikeActivity
 from models.runtime.model import Backend, Mode, WindowInput, WindowSegmentation
 from models.runtime.paper import PaperRuntime
+from models.runtime.precision import Precision
 from models.runtime.state import State, check_state, check_windows
 
 WINDOW = "window"
@@ -83,6 +84,11 @@ class ProtocolModel:
     def backend(self) -> Backend:
         """What computes it."""
         return "torch"
+
+    @property
+    def precision(self) -> Precision:
+        """What its weights are rounded to, in the files that they are kept in."""
+        return "int8"
 
     @property
     def fixed_order(self) -> bool:
@@ -237,6 +243,11 @@ class FrameModel:
     def backend(self) -> Backend:
         """What computes it: PyTorch."""
         return "torch"
+
+    @property
+    def precision(self) -> Precision:
+        """What its weights are rounded to, in the files that they are kept in."""
+        return "int8"
 
     @property
     def steps(self) -> int:

@@ -21,6 +21,7 @@ from models.events import EventBatch
 from models.runtime.edge import EdgeRuntime, RowResult, StepResult
 from models.runtime.event_driven.library import kernel
 from models.runtime.event_driven.plan import ABI, INPUT, SLOT, PackedNetwork, Plan, supports
+from models.runtime.precision import Precision
 from models.runtime.state import State
 
 
@@ -35,6 +36,9 @@ class EventDrivenRuntime(EdgeRuntime):
     config : EdgeConfig
     weights : mapping of Tensor
         As ``models.architectures.edge.fold_batch_norm`` gives them.
+    precision : "float32", "bfloat16" or "int8"
+        What the weights are rounded to (``models.runtime.precision``). int8 is kept and added up as such behind the
+        first layer, which multiplies; bfloat16 is kept as float32.
 
     Raises
     ------
@@ -47,14 +51,14 @@ class EventDrivenRuntime(EdgeRuntime):
     backend = "event-driven"
     fixed_order = True
 
-    def __init__(self, config: EdgeConfig, weights: Mapping[str, Tensor]) -> None:
-        super().__init__(config, weights)
+    def __init__(self, config: EdgeConfig, weights: Mapping[str, Tensor], precision: Precision = "float32") -> None:
+        super().__init__(config, weights, precision)
         if not supports(config):
             raise BackendUnavailableError("the event-driven kernel runs spiking edge networks only")
         self._kernel = kernel()
         if self._kernel.sizes != ABI:
             raise BackendUnavailableError(f"{self._kernel.path} was built from another version of its source")
-        self.network = PackedNetwork(config, weights)
+        self.network = PackedNetwork(config, weights, precision)
 
     @torch.inference_mode()
     def step(self, state: State, x: Tensor) -> StepResult:
