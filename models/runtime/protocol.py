@@ -83,7 +83,7 @@ class ProtocolModel:
     @property
     def backend(self) -> Backend:
         """What computes it."""
-        return "torch"
+        return self.runtime.backend
 
     @property
     def precision(self) -> Precision:
@@ -241,8 +241,8 @@ class FrameModel:
 
     @property
     def backend(self) -> Backend:
-        """What computes it: PyTorch."""
-        return "torch"
+        """What computes it."""
+        return self.runtime.backend
 
     @property
     def precision(self) -> Precision:

@@ -143,9 +143,9 @@ def load_any(
     name : str
     folder : Path
     backend : "auto", "torch" or "event-driven"
-        What computes it. ``auto`` takes the event-driven kernel for the streaming networks that spike, where it is
-        there or can be built, and torch otherwise; ``event-driven`` refuses such a network where it cannot. All others
-        are computed by torch, whatever is asked for.
+        What computes it. ``auto`` takes the event-driven kernel for the networks that spike, where it is there or can
+        be built, and torch otherwise; ``event-driven`` refuses such a network where it cannot. All others are computed
+        by torch, whatever is asked for.
     precision : "float32", "bfloat16" or "int8"
         What the weights of a streaming network are rounded to. The paper's are kept in int8, and never rounded again.
 
@@ -163,7 +163,7 @@ def load_any(
     card = _read_card(name, folder)
     try:
         if card["format"] == PAPER_FORMAT:
-            return _load_paper(name, card, folder)
+            return _load_paper(name, card, folder, backend)
         return _load_edge(name, card, folder, backend, precision)
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise WeightsError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
@@ -242,13 +242,14 @@ def describe(
         window_us = int(card["window_us"])
         if not paper:
             config = EdgeConfig(**_known_fields(EdgeConfig, card["config"]))
-            chosen = _choose_backend(config, backend)
+            chosen = _choose_backend(_runs_on_kernel(config), backend)
             side = int(card["config"]["grid"])
             return Description(name, DDD17_CLASSES, "streaming", 1, side, window_us, card, chosen, precision)
         coding, shape = card["coding"], card["config"]
         side = max(int(coding["height"]), int(coding["width"]))
         steps = int(shape["steps"]) if shape["spiking"] else 1
-        return Description(name, _classes_of(card), "protocol", steps, side, window_us, card, "torch", "int8")
+        chosen = _choose_backend(bool(shape["spiking"]), backend)
+        return Description(name, _classes_of(card), "protocol", steps, side, window_us, card, chosen, "int8")
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"model {name!r} has a damaged card: {type(error).__name__}: {error}") from error
 
@@ -336,7 +337,7 @@ def _load_edge(
 
     config = EdgeConfig(**_known_fields(EdgeConfig, card["config"]))
     weights = load_file(folder / f"{name}.safetensors")
-    runtime = _edge_runtime(config, weights, _choose_backend(config, backend), precision)
+    runtime = _edge_runtime(config, weights, _choose_backend(_runs_on_kernel(config), backend), precision)
     window_us = int(card["window_us"])
     return StreamingModel(name, runtime, DDD17_CLASSES, window_us, card, _fingerprint(name, card, folder, precision))
 
@@ -350,24 +351,31 @@ def _edge_runtime(
     return (EventDrivenRuntime if backend == "event-driven" else EdgeRuntime)(config, weights, precision)
 
 
-def _choose_backend(config: EdgeConfig, choice: BackendChoice) -> Backend:
-    from models.runtime.event_driven import kernel, supports
+def _runs_on_kernel(config: EdgeConfig) -> bool:
+    from models.runtime.event_driven import supports
 
-    if choice == "torch" or not supports(config):
+    return supports(config)
+
+
+def _choose_backend(runs_on_kernel: bool, choice: BackendChoice) -> Backend:
+    from models.runtime.event_driven import kernel
+
+    if choice == "torch" or not runs_on_kernel:
         return "torch"
     try:
         kernel()
     except BackendUnavailableError as error:
         if choice == "event-driven":
             raise
-        logger.warning("streaming networks are computed by torch, which is slower: %s", error)
+        logger.warning("spiking networks are computed by torch, which is slower: %s", error)
         return "torch"
     return "event-driven"
 
 
-def _load_paper(name: str, card: dict[str, Any], folder: Path) -> ProtocolModel | FrameModel:
+def _load_paper(name: str, card: dict[str, Any], folder: Path, backend: BackendChoice) -> ProtocolModel | FrameModel:
     from models.architectures.paper import PaperConfig
     from models.coding import InputCoding
+    from models.runtime.event_driven import EventDrivenPaperRuntime
     from models.runtime.paper import PaperRuntime
     from models.runtime.protocol import FrameModel, ProtocolModel
     from models.zoo.packing import join, unpack
@@ -376,7 +384,9 @@ def _load_paper(name: str, card: dict[str, Any], folder: Path) -> ProtocolModel 
     coding = InputCoding(**_known_fields(InputCoding, card["coding"]))
     classes = _classes_of(card)
     shards = [_read_shard(folder / file, card["files"][file]) for file in _weight_files(name, card)]
-    runtime = PaperRuntime(config, unpack(config, join(shards)))
+    chosen = _choose_backend(config.spiking, backend)
+    runtime_of = EventDrivenPaperRuntime if chosen == "event-driven" else PaperRuntime
+    runtime = runtime_of(config, unpack(config, join(shards)))
     if coding.source == "frames":
         return FrameModel(name, runtime, coding, classes, card)
     window_us = int(card["window_us"])

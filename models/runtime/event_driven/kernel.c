@@ -56,6 +56,7 @@ typedef struct {
 typedef struct {
     int32_t kind, form, in_height, in_width, height, width, channels, kernel, stride, dilation, padding, in_channels, parts;
     Part part[MOST_PARTS];
+    float fires_at, reset; /* the least potential of a neuron that fires, and what is subtracted then */
     const void *weight; /* floats or bytes, as `form` says */
     const float *scale; /* of bytes */
     const float *bias, *keep;
@@ -127,27 +128,26 @@ static inline uint16_t *append_bits(uint16_t *list, uint32_t mask, int channel) 
 #endif
 }
 
-static inline uint32_t at_threshold(vec h) {
+static inline uint32_t at_least(vec h, float bound) {
 #if WIDTH == 16
-    return _mm512_cmp_ps_mask((__m512)h, _mm512_set1_ps(1.0f), _CMP_GE_OQ);
+    return _mm512_cmp_ps_mask((__m512)h, _mm512_set1_ps(bound), _CMP_GE_OQ);
 #elif WIDTH == 8
-    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)h, _mm256_set1_ps(1.0f), _CMP_GE_OQ));
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)h, _mm256_set1_ps(bound), _CMP_GE_OQ));
 #else
     uint32_t mask = 0;
-    for (int lane = 0; lane < WIDTH; lane++) mask |= (uint32_t)(h[lane] >= 1.0f) << lane;
+    for (int lane = 0; lane < WIDTH; lane++) mask |= (uint32_t)(h[lane] >= bound) << lane;
     return mask;
 #endif
 }
 
-static inline vec after_spikes(vec h) {
+static inline vec after_spikes(vec h, float fires_at, float reset) {
 #if WIDTH == 16
-    const __m512 one = _mm512_set1_ps(1.0f);
-    return (vec)_mm512_mask_sub_ps((__m512)h, _mm512_cmp_ps_mask((__m512)h, one, _CMP_GE_OQ), (__m512)h, one);
+    const __mmask16 fires = _mm512_cmp_ps_mask((__m512)h, _mm512_set1_ps(fires_at), _CMP_GE_OQ);
+    return (vec)_mm512_mask_sub_ps((__m512)h, fires, (__m512)h, _mm512_set1_ps(reset));
 #else
-    vec one = {0};
-    one += 1.0f;
-    const ints fires = h >= one;
-    return h - (vec)(fires & (ints)one);
+    const vec subtracted = (vec){0} + reset;
+    const ints fires = h >= fires_at;
+    return h - (vec)(fires & (ints)subtracted);
 #endif
 }
 
@@ -259,19 +259,21 @@ static inline __attribute__((always_inline)) void add_floats(
     for (int j = 0; j < count; j++) total[j] = sum[j] + other[j];
 }
 
-/* Adds the listed rows to the bias, leaks, integrates and fires, for `count` vectors of channels of one pixel, and
- * lists those that fire. `lanes` are those of the last vector that exist. */
+/* Adds the listed rows to the bias, leaks, integrates and fires, for `count` vectors of channels of one pixel from
+ * channel `first` on, and lists those that fire. `lanes` are those of the last vector that exist. */
 static inline __attribute__((always_inline)) uint16_t *integrate(
-    const int count, const int kind, const int form, int lanes, const void *weights, const float *scale,
-    int64_t pitch, const uint16_t *rows, const float *factor, int n, const float *bias, const float *keep,
-    const float *before, float *after, uint16_t *list, int first) {
+    const int count, const int kind, const int form, int lanes, int first, const Layer *layer, const uint16_t *rows,
+    const float *factor, int n, const float *before, float *after, uint16_t *list) {
+    const int64_t pitch = padded(layer->channels);
+    const float *bias = layer->bias + first, *keep = layer->keep + first, *scale = layer->scale;
+    const float fires_at = layer->fires_at, reset = layer->reset;
     vec total[BLOCK];
     if (form == BYTES) {
-        add_bytes(count, (const int8_t *)weights + first, pitch, rows, n, total);
+        add_bytes(count, (const int8_t *)layer->weight + first, pitch, rows, n, total);
 #pragma GCC unroll 16
         for (int j = 0; j < count; j++) total[j] = load(bias + j * WIDTH) + total[j] * load(scale + first + j * WIDTH);
     } else {
-        add_floats(count, kind, (const float *)weights + first, pitch, rows, factor, n, bias, total);
+        add_floats(count, kind, (const float *)layer->weight + first, pitch, rows, factor, n, bias, total);
     }
 #pragma GCC unroll 16
     for (int j = 0; j < count; j++) {
@@ -283,8 +285,8 @@ static inline __attribute__((always_inline)) uint16_t *integrate(
         const vec h = v * load(keep + j * WIDTH) + total[j];
         vec left = h;
         if (kind != READOUT) {
-            list = append_bits(list, at_threshold(h), first + j * WIDTH);
-            left = after_spikes(h);
+            list = append_bits(list, at_least(h, fires_at), first + j * WIDTH);
+            left = after_spikes(h, fires_at, reset);
         }
         if (whole)
             *(vec *)(after + j * WIDTH) = left;
@@ -305,9 +307,7 @@ static inline __attribute__((always_inline)) uint16_t *integrate_pixel(
         const int lanes = last < WIDTH ? last : WIDTH;
 #define CASE(k)                                                                                                       \
     case k:                                                                                                           \
-        list = integrate(k, kind, form, lanes, layer->weight, layer->scale, padded(layer->channels), rows,    \
-                         factor, n, layer->bias + first, layer->keep + first, before + first, after + first, list,    \
-                         first);                                                                                      \
+        list = integrate(k, kind, form, lanes, first, layer, rows, factor, n, before + first, after + first, list);   \
         break;
         switch (count) {
             CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
@@ -515,6 +515,36 @@ int32_t spikeseg_step(const Layer *layers, int32_t first, int32_t end, int32_t l
     free(rows);
     leave(run);
     return 0;
+}
+
+/* The lists of spikes (height, width, channels), each 0.0 or 1.0; gives how many there are. */
+int64_t spikeseg_list_spikes(const float *spikes, int32_t height, int32_t width, int32_t channels, uint16_t *lists,
+                             uint32_t *starts) {
+    int64_t total = 0;
+    for (int y = 0; y < height; y++) {
+        uint16_t *const begin = lists + y * ((int64_t)width * channels + LIST_PAD), *list = begin;
+        uint32_t *start = starts + (int64_t)y * (width + 1);
+        for (int x = 0; x < width; x++, spikes += channels) {
+            start[x] = (uint32_t)(list - begin);
+            int c = 0;
+            for (; c + WIDTH <= channels; c += WIDTH) list = append_bits(list, at_least(load(spikes + c), 1.0f), c);
+            if (c < channels) list = append_bits(list, at_least(load_some(spikes + c, channels - c), 1.0f), c);
+        }
+        start[width] = (uint32_t)(list - begin);
+        total += list - begin;
+    }
+    return total;
+}
+
+/* Spikes (height, width, channels), which begin as zeros, from their lists. */
+void spikeseg_unlist_spikes(const uint16_t *lists, const uint32_t *starts, int32_t height, int32_t width,
+                            int32_t channels, float *spikes) {
+    for (int y = 0; y < height; y++) {
+        const uint16_t *list = lists + y * ((int64_t)width * channels + LIST_PAD);
+        const uint32_t *start = starts + (int64_t)y * (width + 1);
+        for (int x = 0; x < width; x++, spikes += channels)
+            for (uint32_t i = start[x]; i < start[x + 1]; i++) spikes[list[i]] = 1.0f;
+    }
 }
 
 /* Values (channels, height, width) to an Input, whose map begins as zeros; gives how many are not zero. */

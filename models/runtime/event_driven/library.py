@@ -156,6 +156,8 @@ class Kernel:
             return found  # type: ignore[no-any-return]
 
         self.step = function("step", i32, pointer, *(i32,) * 3, pointer, pointer, i32, i32, pointer)
+        self.list_spikes = function("list_spikes", i64, pointer, i32, i32, i32, pointer, pointer)
+        self.unlist_spikes = function("unlist_spikes", None, pointer, pointer, i32, i32, i32, pointer)
         self.pack_input = function("pack_input", i64, pointer, i32, i32, i32, i32, pointer, pointer, i64)
         self.count_events = function(
             "count_events", i64, *(pointer,) * 3, i64, *(i32,) * 5, ctypes.c_float, pointer, pointer, i64

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.architectures.edge import READOUT, EdgeConfig, layer_shapes, sources, synapses
+from models.runtime.lif import THRESHOLD
 from models.runtime.precision import Precision, rounded, to_int8
 
 MOST_PARTS = 4
@@ -25,15 +26,17 @@ MOST_LAYERS = 64
 
 # The structures of kernel.c.
 _PART = np.dtype([("layer", "i4"), ("channels", "i4"), ("shift", "i4"), ("reserved", "i4")])
-_SIZES = ("in_height", "in_width", "height", "width", "channels", "kernel", "stride", "dilation", "padding")
+SIZES = ("in_height", "in_width", "height", "width", "channels", "kernel", "stride", "dilation", "padding")
 LAYER = np.dtype(
     [
         ("kind", "i4"),
         ("form", "i4"),
-        *((name, "i4") for name in _SIZES),
+        *((name, "i4") for name in SIZES),
         ("in_channels", "i4"),
         ("parts", "i4"),
         ("part", _PART, (MOST_PARTS,)),
+        ("fires_at", "f4"),
+        ("reset", "f4"),
         ("weight", "u8"),
         ("scale", "u8"),
         ("bias", "u8"),
@@ -45,8 +48,8 @@ SLOT = np.dtype([("before", "u8"), ("after", "u8"), ("lists", "u8"), ("starts", 
 INPUT = np.dtype([("values", "u8"), ("active", "u8"), ("active_pitch", "i8")], align=True)
 ABI = LAYER.itemsize + 1000 * SLOT.itemsize + 100_000 * INPUT.itemsize
 
-_ANALOG, _SPIKING, _READOUT = range(3)
-_BYTES = 1
+ANALOG, SPIKING, LAST = range(3)
+BYTES = 1
 
 
 def supports(config: EdgeConfig) -> bool:
@@ -117,12 +120,12 @@ class PackedNetwork:
         values = rounded(weights, precision)
         for name, reads in sources(config).items():
             for kind in ("bias", "keep"):
-                self._arrays[f"{name}.{kind}"] = _padded(values[f"{name}.{kind}"].reshape(-1))
+                self._arrays[f"{name}.{kind}"] = padded(values[f"{name}.{kind}"].reshape(-1))
             weight = values[f"{name}.weight"]
             if precision == "int8" and reads[0][0] != "input":
                 weight, scale = to_int8(weights[f"{name}.weight"])
-                self._arrays[f"{name}.scale"] = _padded(scale)
-            self._arrays[f"{name}.weight"] = _padded(weight.permute(2, 3, 1, 0))
+                self._arrays[f"{name}.scale"] = padded(scale)
+            self._arrays[f"{name}.weight"] = padded(weight.permute(2, 3, 1, 0))
         # Clients choose the grids, so that what is kept is bounded.
         self.plan = lru_cache(maxsize=64)(self._make_plan)
 
@@ -136,11 +139,12 @@ class PackedNetwork:
             finest = reads[name][-1][0]
             in_height, in_width = (height, width) if finest == "input" else shapes[finest][1:]
             channels, out_height, out_width = shapes[name]
-            row["kind"] = _READOUT if name == READOUT else _ANALOG if finest == "input" else _SPIKING
+            row["kind"] = LAST if name == READOUT else ANALOG if finest == "input" else SPIKING
             sizes = (in_height, in_width, out_height, out_width, channels, s.kernel, s.stride, s.dilation, s.padding)
-            for field, size in zip(_SIZES, sizes, strict=True):
+            for field, size in zip(SIZES, sizes, strict=True):
                 row[field] = size
             row["in_channels"] = s.cin
+            row["fires_at"] = row["reset"] = THRESHOLD
             if finest != "input":
                 row["parts"] = len(reads[name])
                 for part, (source, times) in zip(row["part"], reads[name], strict=False):
@@ -149,7 +153,7 @@ class PackedNetwork:
             for kind in ("weight", "bias", "keep"):
                 row[kind] = self._arrays[f"{name}.{kind}"].ctypes.data
             if (scale := self._arrays.get(f"{name}.scale")) is not None:
-                row["form"], row["scale"] = _BYTES, scale.ctypes.data
+                row["form"], row["scale"] = BYTES, scale.ctypes.data
         floats = [c * h * w for c, h, w in shapes.values()]
         fire = [shape for name, shape in shapes.items() if name != READOUT] + [(0, 0, 0)]
         lists = [h * (w * c + LIST_PAD) * 2 for c, h, w in fire]
@@ -171,7 +175,7 @@ class PackedNetwork:
         )
 
 
-def _padded(values: Tensor) -> NDArray[Any]:
+def padded(values: Tensor) -> NDArray[Any]:
     """An array whose last axis is filled up with zeros; it begins with a line of the cache.
 
     Vectors of weights that cross lines take up to 1.7 times as long.
@@ -182,9 +186,9 @@ def _padded(values: Tensor) -> NDArray[Any]:
     size = math.prod(shape) * array.itemsize
     memory = np.zeros(size + CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % CACHE_LINE
-    padded: NDArray[Any] = memory[start : start + size].view(array.dtype).reshape(shape)
-    padded[..., :channels] = array
-    return padded
+    filled: NDArray[Any] = memory[start : start + size].view(array.dtype).reshape(shape)
+    filled[..., :channels] = array
+    return filled
 
 
 def _starts(sizes: list[int], item: int) -> NDArray[np.uint64]:

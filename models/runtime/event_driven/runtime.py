@@ -19,6 +19,7 @@ from models.encoding import InputGrid
 from models.errors import BackendUnavailableError, EncodingError
 from models.events import EventBatch
 from models.runtime.edge import EdgeRuntime, RowResult, StepResult
+from models.runtime.event_driven.layout import channels_last, empty
 from models.runtime.event_driven.library import kernel
 from models.runtime.event_driven.plan import ABI, INPUT, SLOT, PackedNetwork, Plan, supports
 from models.runtime.precision import Precision
@@ -79,9 +80,9 @@ class EventDrivenRuntime(EdgeRuntime):
             )
             for row in range(batch)
         ]
-        sources = [_channels_last(state[name]) for name in plan.names]
+        sources = [channels_last(state[name]) for name in plan.names]
         before = _row_pointers(sources, plan, batch)
-        after = [_empty(batch, shape) for shape in plan.shapes]
+        after = [empty(batch, shape) for shape in plan.shapes]
         spikes = self._advance(plan, cells, before, _row_pointers(after, plan, batch))
         membranes = dict(zip(plan.names, after, strict=True))
         found = {"input": torch.tensor(active, dtype=torch.int64)}
@@ -101,7 +102,7 @@ class EventDrivenRuntime(EdgeRuntime):
         cells = _Cells(plan, len(rows), 2)
         active = [self._count(events, grid, cells, row) for row, (_, events, grid) in enumerate(rows)]
         # Kept until the step is over: a state in another layout is copied.
-        sources = [[_channels_last(state[name]) for name in plan.names] for state, _, _ in rows]
+        sources = [[channels_last(state[name]) for name in plan.names] for state, _, _ in rows]
         before = np.array([[tensor.data_ptr() for tensor in tensors] for tensors in sources], np.uint64)
         memory = [torch.empty(plan.state_floats) for _ in rows]
         after = np.array([[tensor.data_ptr()] for tensor in memory], np.uint64) + plan.state_offsets
@@ -223,23 +224,10 @@ class _Cells:
         return self._values[row].ctypes.data, self._active[row].ctypes.data, self._pitch
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    """The tensor with its channels last in memory; a copy where it lies otherwise."""
-    _, channels, height, width = tensor.shape
-    if tensor.stride() == (channels * height * width, 1, channels * width, channels):
-        return tensor
-    return tensor.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-
-
 def _row_pointers(tensors: Sequence[Tensor], plan: Plan, batch: int) -> NDArray[np.uint64]:
     starts = np.array([tensor.data_ptr() for tensor in tensors], np.uint64)
     sizes = np.array([4 * c * h * w for c, h, w in plan.shapes], np.uint64)
     return starts + np.arange(batch, dtype=np.uint64)[:, None] * sizes
-
-
-def _empty(batch: int, shape: tuple[int, int, int]) -> Tensor:
-    channels, height, width = shape
-    return torch.empty(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _views(plan: Plan, flat: Tensor) -> dict[str, Tensor]:
