@@ -264,9 +264,8 @@ def test_the_zoo_says_what_computes_a_network() -> None:
     assert zoo.load("edge-s", backend="torch").backend == "torch"
     assert zoo.describe("edge-s").backend == "event-driven"
     assert zoo.describe("edge-s", backend="torch").backend == "torch"
-    # Twins and the paper's networks have no other.
+    # Twins have no other.
     assert zoo.load("edge-s-ann", backend="event-driven").backend == "torch"
-    assert zoo.describe("paper-deeplab", backend="event-driven").backend == "torch"
 
 
 def without_compiler(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

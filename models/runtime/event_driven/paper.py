@@ -68,10 +68,10 @@ class EventDrivenPaperRuntime(PaperRuntime):
         library = kernel()
         if library.sizes != ABI:
             raise BackendUnavailableError(f"{library.path} was built from another version of its source")
-        self._layers = {name: _Layer(library, config, name, weights) for name in names}
+        self._layers = {name: SpikingLayerKernel(library, config, name, weights) for name in names}
 
 
-class _Layer:
+class SpikingLayerKernel:
     """Convolution, batch norm of each step, and neurons of one layer, over dense spikes as PyTorch has them."""
 
     def __init__(self, library: Kernel, config: PaperConfig, name: str, weights: Mapping[str, Tensor]) -> None:
