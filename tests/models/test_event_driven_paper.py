@@ -16,8 +16,7 @@ from models import zoo
 from models.architectures.paper import PaperConfig, synapses
 from models.errors import BackendUnavailableError, WeightsError
 from models.events import SensorSize
-from models.runtime.event_driven import EventDrivenPaperRuntime, kernel, spiking_layers
-from models.runtime.event_driven.paper import SpikingLayerKernel
+from models.runtime.event_driven import EventDrivenPaperRuntime, SpikingLayerKernel, kernel, spiking_layers
 from models.runtime.exactness import computing_threads
 from models.runtime.paper import PaperRuntime, weight_shapes
 from models.runtime.precision import rounded

@@ -6,9 +6,17 @@
 """
 
 from models.runtime.event_driven.library import kernel
-from models.runtime.event_driven.paper import EventDrivenPaperRuntime, spiking_layers
+from models.runtime.event_driven.paper import EventDrivenPaperRuntime, SpikingLayerKernel, spiking_layers
 from models.runtime.event_driven.plan import supports
 from models.runtime.event_driven.probe import LayerProbe
 from models.runtime.event_driven.runtime import EventDrivenRuntime
 
-__all__ = ["EventDrivenPaperRuntime", "EventDrivenRuntime", "LayerProbe", "kernel", "spiking_layers", "supports"]
+__all__ = [
+    "EventDrivenPaperRuntime",
+    "EventDrivenRuntime",
+    "LayerProbe",
+    "SpikingLayerKernel",
+    "kernel",
+    "spiking_layers",
+    "supports",
+]
