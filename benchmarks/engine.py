@@ -6,11 +6,14 @@ First whole windows of the demo recording, events in and mask out: each streamin
 with weights of float32 and of int8 (bfloat16 is computed as float32 is), on torch, and, as most code in the field runs
 it, in SpikingJelly's own modules with the same weights; on one thread and on all. At ``--rates`` events a second: a
 faster drive is the same one with its windows cut longer.
-Then each layer by itself at several input densities, conv and neurons, beside torch's convolution and neurons.
+Then each layer by itself at several input densities, conv and neurons, beside torch's convolution and neurons; how
+often neurons fire in silence and in a flood of events; and how many fire on one backend alone.
 
-Last the paper's networks, T steps for each answer: whole answers on the kernel and on torch with the share of each
-layer's inputs that are not zero, and their layers by themselves. The kernel leaves those behind a pooling to torch: what
-is told of them is the least that it would take, as if their inputs were spikes and not averages. All ways alternate within one run, so that the ratios hold on a machine that is not quiet; times are medians and minima.
+Last the paper's networks, T steps for each answer: whole answers on the kernel and on torch, with the share of each
+layer's inputs that are not zero, and their layers by themselves. The kernel leaves those behind a pooling to torch:
+what is told of them is the least that it would take, as if their inputs were spikes and not averages.
+
+All ways alternate within one run, so that the ratios hold on a machine that is not quiet; times are medians and minima.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ import itertools
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,19 +37,18 @@ from safetensors.torch import load_file
 from spikingjelly.activation_based import functional
 from torch import Tensor
 
+from benchmarks.engine_paper import answer_times, paper_layer_times, print_answers, print_paper_layers
+from benchmarks.engine_rates import apart, extreme_rates, print_apart, print_rates
+from benchmarks.timing import alternate, carried, ignoring_round, summary
 from clients.cutting import cut
 from models import zoo
-from models.architectures import paper
 from models.architectures.edge import BN_EPS, READOUT, EdgeConfig, EdgeDeepLab, class_mask, layer_macs, synapses
 from models.encoding import polarity_counts
 from models.events import EventBatch, SensorSize
 from models.machine import describe_machine, keep_freed_memory
-from models.runtime.event_driven import EventDrivenRuntime, LayerProbe, SpikingLayerKernel, kernel
+from models.runtime.event_driven import EventDrivenRuntime, LayerProbe
 from models.runtime.exactness import computing_threads
 from models.runtime.lif import lif_step
-from models.runtime.model import SegmentationModel
-from models.runtime.paper import PaperRuntime, weight_shapes
-from models.runtime.precision import rounded
 from models.runtime.protocol import ProtocolModel
 from models.runtime.streaming import StreamingModel
 from service.settings import Settings
@@ -56,20 +57,6 @@ from service.wire.aedat4 import read_aedat4_file
 WINDOW_US = 10_000
 INT8 = "event-driven, int8"
 DENSITIES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-PAPER_DENSITIES = (0.1, 0.25, 0.5)
-Times = dict[str, list[float]]
-
-
-def alternate(ways: Mapping[str, Callable[[int], object]], rounds: int) -> Times:
-    """Seconds of each way for the rounds 0, 1, …, one after the other within each; they take turns at going first."""
-    seconds: Times = {name: [] for name in ways}
-    names = list(ways)
-    for k in range(rounds):
-        for name in names[k % len(names) :] + names[: k % len(names)]:
-            begun = time.perf_counter()
-            ways[name](k)
-            seconds[name].append(time.perf_counter() - begun)
-    return seconds
 
 
 def spikingjelly_of(config: EdgeConfig, weights: Mapping[str, Tensor]) -> EdgeDeepLab:
@@ -114,31 +101,16 @@ def window_times(
 ) -> dict[str, dict[str, float]]:
     """Milliseconds for a window, by what computes it."""
     ways: dict[str, Callable[[int], object]] = {
-        "event-driven": _carried(zoo.load(name, backend="event-driven"), windows, sensor),
-        INT8: _carried(zoo.load(name, backend="event-driven", precision="int8"), windows, sensor),
-        "torch": _carried(zoo.load(name, backend="torch"), windows, sensor),
+        "event-driven": carried(zoo.load(name, backend="event-driven"), windows, sensor),
+        INT8: carried(zoo.load(name, backend="event-driven", precision="int8"), windows, sensor),
+        "torch": carried(zoo.load(name, backend="torch"), windows, sensor),
     }
     jelly = _SpikingJelly(zoo.load(name, backend="torch"), sensor)
     ways["spikingjelly"] = lambda k: jelly.segment(windows[k])
     with computing_threads(threads):
         # The first windows fill caches and pools.
         alternate(ways, min(3, len(windows)))
-        return {way: _summary(seconds) for way, seconds in alternate(ways, len(windows)).items()}
-
-
-def _carried(model: SegmentationModel, windows: Sequence[EventBatch], sensor: SensorSize) -> Callable[[int], object]:
-    state = model.initial_state(sensor)
-
-    def segment(k: int) -> None:
-        nonlocal state
-        state = model.segment(state, windows[k], sensor).state
-
-    return segment
-
-
-def _summary(seconds: Iterable[float]) -> dict[str, float]:
-    ms = [1e3 * s for s in seconds]
-    return {"median_ms": round(statistics.median(ms), 3), "min_ms": round(min(ms), 3)}
+        return {way: summary(seconds) for way, seconds in alternate(ways, len(windows)).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +127,6 @@ class _Dense:
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
         current = F.conv2d(spikes, weight, bias, s.stride, s.padding, s.dilation)
         return lif_step(current, v, self.weights[f"{name}.keep"].reshape(-1, 1, 1))[0]
-
-
-def _ignoring_round(way: Callable[[], object]) -> Callable[[int], object]:
-    return lambda _: way()
 
 
 def layer_times(name: str, sensor: SensorSize, threads: int, rounds: int) -> list[dict[str, Any]]:
@@ -180,71 +148,14 @@ def layer_times(name: str, sensor: SensorSize, threads: int, rounds: int) -> lis
             spikes, v = probe.spikes.contiguous(memory_format=last), probe.membranes
             rounded = LayerProbe(int8, layer, grid.height, grid.width, density=density, seed=0)
             ways = {
-                "event-driven": _ignoring_round(probe.run),
-                INT8: _ignoring_round(rounded.run),
-                "torch": _ignoring_round(partial(dense, spikes, v)),
+                "event-driven": ignoring_round(probe.run),
+                INT8: ignoring_round(rounded.run),
+                "torch": ignoring_round(partial(dense, spikes, v)),
             }
             with computing_threads(threads):
                 alternate(ways, 2)
-                times = {way: _summary(seconds) for way, seconds in alternate(ways, rounds).items()}
+                times = {way: summary(seconds) for way, seconds in alternate(ways, rounds).items()}
             rows.append({"layer": layer, "density": density, "mmacs": round(macs[layer] / 1e6, 1), **times})
-    return rows
-
-
-def answer_times(
-    name: str, windows: Sequence[EventBatch], sensor: SensorSize, threads: int
-) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Milliseconds for an answer of T steps by what computes it, and the share of each layer's inputs that are not 0."""
-    models = {b: zoo.load(name, expect=ProtocolModel, backend=b) for b in ("event-driven", "torch")}
-    ways = {backend: _carried(model, windows, sensor) for backend, model in models.items()}
-    with computing_threads(threads):
-        alternate(ways, 1)
-        times = {way: _summary(seconds) for way, seconds in alternate(ways, len(windows)).items()}
-    model = models["torch"]
-    activity = model.segment(model.initial_state(sensor), windows[0], sensor).activity
-    macs = paper.layer_macs(model.runtime.config, model.coding.height, model.coding.width)
-    return times, {x.name: round(x.sops / (macs[x.name] * model.steps), 3) for x in activity.layers}
-
-
-class _PaperLayer(PaperRuntime):
-    """One layer of a paper network on torch, as the network computes it: convolution, norm and neurons."""
-
-    def spikes(self, name: str, x: Tensor, v: Tensor) -> Tensor:
-        with torch.inference_mode():
-            current = self._convolve(name, self._synapses[name], x)
-            current.mul_(self._weights[f"{name}.scale"][0]).add_(self._weights[f"{name}.shift"][0])
-            h = current.add_(v, alpha=self.config.keep)
-            spikes = torch.gt(h, self.config.threshold, out=torch.empty_like(h))
-            h.sub_(spikes, alpha=self.config.threshold)
-            return spikes
-
-
-def paper_layer_times(kind: paper.Kind, threads: int, rounds: int, side: int = 64) -> list[dict[str, Any]]:
-    """Milliseconds of each 3x3 layer behind the first, with random weights, by what computes it."""
-    config = paper.PaperConfig(kind, steps=1)
-    generator = torch.Generator().manual_seed(0)
-    table, shapes = paper.synapses(config), paper.input_shapes(config, side, side)
-    macs = paper.layer_macs(config, side, side)
-    weights = {n: torch.randn(shape, generator=generator) / 50 for n, shape in weight_shapes(config).items()}
-    layers = paper.normed_layers(config)[1:]
-    weights |= rounded({f"{name}.weight": weights[f"{name}.weight"] for name in layers}, "int8")
-    dense = _PaperLayer(config, weights)
-    rows = []
-    for layer, density in itertools.product(layers, PAPER_DENSITIES):
-        cin, height, width = shapes[layer]
-        sparse = SpikingLayerKernel(kernel(), config, layer, weights)
-        x = (torch.rand((1, cin, height, width), generator=generator) < density).float()
-        x = x.contiguous(memory_format=torch.channels_last)
-        v = torch.zeros(1, table[layer].cout, height, width).contiguous(memory_format=torch.channels_last)
-        ways = {
-            "event-driven": _ignoring_round(partial(sparse, x, v, 0)),
-            "torch": _ignoring_round(partial(dense.spikes, layer, x, v)),
-        }
-        with computing_threads(threads):
-            alternate(ways, 2)
-            times = {way: _summary(seconds) for way, seconds in alternate(ways, rounds).items()}
-        about = {"layer": layer, "pooled": table[layer].pooled, "density": density}
-        rows.append({**about, "mmacs": round(macs[layer] / 1e6, 1), **times})
     return rows
 
 
@@ -280,28 +191,6 @@ def print_layers(rows: Iterable[Mapping[str, Any]], threads: int) -> None:
         )
 
 
-def print_answers(name: str, threads: int, times: Mapping[str, Any], inputs: Mapping[str, float]) -> None:
-    """One line for the times, one for the inputs."""
-    ours, dense = (times[way]["median_ms"] for way in ("event-driven", "torch"))
-    print(
-        f"{name}, threads={threads}: an answer takes event-driven {ours:.1f} ms, torch {dense:.1f} ms: "
-        f"{dense / ours:.1f}x\n  inputs not zero: {', '.join(f'{k} {v:.0%}' for k, v in inputs.items())}",
-        flush=True,
-    )
-
-
-def print_paper_layers(kind: str, rows: Iterable[Mapping[str, Any]], threads: int) -> None:
-    """One line for each layer and density."""
-    for row in rows:
-        ours, dense = row["event-driven"]["median_ms"], row["torch"]["median_ms"]
-        print(
-            f"{kind:8} {row['layer']:7}{' pooled' if row['pooled'] else '':7} {row['mmacs']:6.1f} MMAC  "
-            f"density {row['density']:4.2f}, threads={threads}:  event-driven {ours:7.3f} ms  torch {dense:7.3f} ms"
-            f"  {dense / ours:5.1f}x",
-            flush=True,
-        )
-
-
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
@@ -316,7 +205,7 @@ def main() -> None:
     args = parser.parse_args()
     keep_freed_memory()
     report: dict[str, Any] = {"machine": describe_machine(), "window_us": WINDOW_US, "windows": [], "layers": []}
-    report |= {"answers": [], "paper_layers": []}
+    report |= {"rates": [], "answers": [], "paper_layers": []}
     for name, rate, threads in itertools.product(args.models, args.rates, args.threads):
         windows, sensor = demo_windows(rate, args.windows)
         times = window_times(name, windows, sensor, threads)
@@ -327,6 +216,12 @@ def main() -> None:
         rows = layer_times(args.models[0], sensor, threads, args.rounds)
         print_layers(rows, threads)
         report["layers"] += [{"model": args.models[0], "threads": threads, **row} for row in rows]
+    for name in args.models:
+        windows, sensor = demo_windows(args.rates[-1], args.windows)
+        rates, between = extreme_rates(name, sensor), apart(name, windows, sensor)
+        print_rates(name, rates)
+        print_apart(name, between)
+        report["rates"].append({"model": name, "firing_rates": rates, "apart": between})
     for name, threads in itertools.product(args.paper_models, args.threads):
         windows, sensor = demo_windows(args.rates[0], args.answers)
         times, inputs = answer_times(name, windows, sensor, threads)
