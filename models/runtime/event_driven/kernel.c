@@ -19,7 +19,7 @@
 #include <string.h>
 #include <time.h>
 
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
 #include <immintrin.h>
 #define WIDTH 16
 #define BLOCK 12 /* vectors of output channels that are held in registers at a time */
