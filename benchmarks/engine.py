@@ -2,11 +2,18 @@
 
     python -m benchmarks.engine --json docs/results/engine.json
 
-First whole windows of the demo recording, events in and mask out: each streaming network on the event-driven kernel, on
-torch, and, as most code in the field runs it, in SpikingJelly's own modules with the same weights; on one thread and on
-all. At ``--rates`` events a second: a faster drive is the same one with its windows cut longer.
-Then each layer by itself at several input densities, conv and neurons, beside torch's convolution and neurons. All ways
-alternate within one run, so that the ratios hold on a machine that is not quiet; times are medians and minima.
+First whole windows of the demo recording, events in and mask out: each streaming network on the event-driven kernel,
+with weights of float32 and of int8 (bfloat16 is computed as float32 is), on torch, and, as most code in the field runs
+it, in SpikingJelly's own modules with the same weights; on one thread and on all. At ``--rates`` events a second: a
+faster drive is the same one with its windows cut longer.
+Then each layer by itself at several input densities, conv and neurons, beside torch's convolution and neurons; how
+often neurons fire in silence and in a flood of events; and how many fire on one backend alone.
+
+Last the paper's networks, T steps for each answer: whole answers on the kernel and on torch, with the share of each
+layer's inputs that are not zero, and their layers by themselves. The kernel leaves those behind a pooling to torch:
+what is told of them is the least that it would take, as if their inputs were spikes and not averages.
+
+All ways alternate within one run, so that the ratios hold on a machine that is not quiet; times are medians and minima.
 """
 
 from __future__ import annotations
@@ -16,7 +23,6 @@ import itertools
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +37,9 @@ from safetensors.torch import load_file
 from spikingjelly.activation_based import functional
 from torch import Tensor
 
+from benchmarks.engine_paper import answer_times, paper_layer_times, print_answers, print_paper_layers
+from benchmarks.engine_rates import apart, extreme_rates, print_apart, print_rates
+from benchmarks.timing import alternate, carried, ignoring_round, summary
 from clients.cutting import cut
 from models import zoo
 from models.architectures.edge import BN_EPS, READOUT, EdgeConfig, EdgeDeepLab, class_mask, layer_macs, synapses
@@ -40,25 +49,14 @@ from models.machine import describe_machine, keep_freed_memory
 from models.runtime.event_driven import EventDrivenRuntime, LayerProbe
 from models.runtime.exactness import computing_threads
 from models.runtime.lif import lif_step
+from models.runtime.protocol import ProtocolModel
 from models.runtime.streaming import StreamingModel
 from service.settings import Settings
 from service.wire.aedat4 import read_aedat4_file
 
 WINDOW_US = 10_000
+INT8 = "event-driven, int8"
 DENSITIES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-Times = dict[str, list[float]]
-
-
-def alternate(ways: Mapping[str, Callable[[int], object]], rounds: int) -> Times:
-    """Seconds of each way for the rounds 0, 1, …, one after the other within each; they take turns at going first."""
-    seconds: Times = {name: [] for name in ways}
-    names = list(ways)
-    for k in range(rounds):
-        for name in names[k % len(names) :] + names[: k % len(names)]:
-            begun = time.perf_counter()
-            ways[name](k)
-            seconds[name].append(time.perf_counter() - begun)
-    return seconds
 
 
 def spikingjelly_of(config: EdgeConfig, weights: Mapping[str, Tensor]) -> EdgeDeepLab:
@@ -102,30 +100,17 @@ def window_times(
     name: str, windows: Sequence[EventBatch], sensor: SensorSize, threads: int
 ) -> dict[str, dict[str, float]]:
     """Milliseconds for a window, by what computes it."""
-    ways: dict[str, Callable[[int], object]] = {}
-    for backend in ("event-driven", "torch"):
-        ways[backend] = _carried(zoo.load(name, backend=backend), windows, sensor)
+    ways: dict[str, Callable[[int], object]] = {
+        "event-driven": carried(zoo.load(name, backend="event-driven"), windows, sensor),
+        INT8: carried(zoo.load(name, backend="event-driven", precision="int8"), windows, sensor),
+        "torch": carried(zoo.load(name, backend="torch"), windows, sensor),
+    }
     jelly = _SpikingJelly(zoo.load(name, backend="torch"), sensor)
     ways["spikingjelly"] = lambda k: jelly.segment(windows[k])
     with computing_threads(threads):
         # The first windows fill caches and pools.
         alternate(ways, min(3, len(windows)))
-        return {way: _summary(seconds) for way, seconds in alternate(ways, len(windows)).items()}
-
-
-def _carried(model: StreamingModel, windows: Sequence[EventBatch], sensor: SensorSize) -> Callable[[int], object]:
-    state = model.initial_state(sensor)
-
-    def segment(k: int) -> None:
-        nonlocal state
-        state = model.segment(state, windows[k], sensor).state
-
-    return segment
-
-
-def _summary(seconds: Iterable[float]) -> dict[str, float]:
-    ms = [1e3 * s for s in seconds]
-    return {"median_ms": round(statistics.median(ms), 3), "min_ms": round(min(ms), 3)}
+        return {way: summary(seconds) for way, seconds in alternate(ways, len(windows)).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +129,13 @@ class _Dense:
         return lif_step(current, v, self.weights[f"{name}.keep"].reshape(-1, 1, 1))[0]
 
 
-def _ignoring_round(way: Callable[[], object]) -> Callable[[int], object]:
-    return lambda _: way()
-
-
 def layer_times(name: str, sensor: SensorSize, threads: int, rounds: int) -> list[dict[str, Any]]:
     """Milliseconds of each spiking layer behind the stem at several densities, by what computes it."""
     model = zoo.load(name, backend="event-driven")
     runtime, grid = model.runtime, model.grid(sensor)
+    int8 = zoo.load(name, backend="event-driven", precision="int8").runtime
     assert isinstance(runtime, EventDrivenRuntime)
+    assert isinstance(int8, EventDrivenRuntime)
     weights = load_file(zoo.ZOO / f"{name}.safetensors")
     last = torch.channels_last
     weights = {key: w.contiguous(memory_format=last) if w.ndim == 4 else w for key, w in weights.items()}
@@ -163,10 +146,15 @@ def layer_times(name: str, sensor: SensorSize, threads: int, rounds: int) -> lis
             probe = LayerProbe(runtime, layer, grid.height, grid.width, density=density, seed=0)
             dense = _Dense(runtime.config, weights, layer)
             spikes, v = probe.spikes.contiguous(memory_format=last), probe.membranes
-            ways = {"event-driven": _ignoring_round(probe.run), "torch": _ignoring_round(partial(dense, spikes, v))}
+            rounded = LayerProbe(int8, layer, grid.height, grid.width, density=density, seed=0)
+            ways = {
+                "event-driven": ignoring_round(probe.run),
+                INT8: ignoring_round(rounded.run),
+                "torch": ignoring_round(partial(dense, spikes, v)),
+            }
             with computing_threads(threads):
                 alternate(ways, 2)
-                times = {way: _summary(seconds) for way, seconds in alternate(ways, rounds).items()}
+                times = {way: summary(seconds) for way, seconds in alternate(ways, rounds).items()}
             rows.append({"layer": layer, "density": density, "mmacs": round(macs[layer] / 1e6, 1), **times})
     return rows
 
@@ -185,7 +173,7 @@ def print_windows(name: str, rate: float, threads: int, times: Mapping[str, Mapp
     best = times["event-driven"]
     for way, t in times.items():
         print(
-            f"{name:8} {rate / 1e6:4.1f} M events/s, threads={threads}: {way:13} median {t['median_ms']:8.2f} ms"
+            f"{name:8} {rate / 1e6:4.1f} M events/s, threads={threads}: {way:18} median {t['median_ms']:8.2f} ms"
             f"  min {t['min_ms']:8.2f} ms  event-driven is {t['median_ms'] / best['median_ms']:5.1f}x as fast",
             flush=True,
         )
@@ -194,10 +182,11 @@ def print_windows(name: str, rate: float, threads: int, times: Mapping[str, Mapp
 def print_layers(rows: Iterable[Mapping[str, Any]], threads: int) -> None:
     """One line for each layer and density."""
     for row in rows:
-        ours, dense = row["event-driven"]["median_ms"], row["torch"]["median_ms"]
+        ours, int8, dense = (row[way]["median_ms"] for way in ("event-driven", INT8, "torch"))
         print(
             f"{row['layer']:10} {row['mmacs']:6.1f} MMAC  density {row['density']:4.2f}, threads={threads}:"
-            f"  event-driven {ours:7.3f} ms  torch {dense:7.3f} ms  {dense / ours:6.1f}x",
+            f"  event-driven {ours:7.3f} ms, int8 {int8:7.3f} ms  torch {dense:7.3f} ms  {dense / ours:5.1f}x,"
+            f" int8 {dense / int8:5.1f}x",
             flush=True,
         )
 
@@ -206,14 +195,17 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
     parser.add_argument("--models", nargs="+", default=["edge-s", "edge-l"])
+    parser.add_argument("--paper-models", nargs="*", default=["paper-deeplab", "paper-fcn"])
     parser.add_argument("--rates", nargs="+", type=float, default=[4e5, 1e6], help="events a second")
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, os.cpu_count() or 1}))
     parser.add_argument("--windows", type=int, default=100)
+    parser.add_argument("--answers", type=int, default=20, help="windows for each of the paper's networks")
     parser.add_argument("--rounds", type=int, default=20, help="of each layer at each density")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     keep_freed_memory()
     report: dict[str, Any] = {"machine": describe_machine(), "window_us": WINDOW_US, "windows": [], "layers": []}
+    report |= {"rates": [], "answers": [], "paper_layers": []}
     for name, rate, threads in itertools.product(args.models, args.rates, args.threads):
         windows, sensor = demo_windows(rate, args.windows)
         times = window_times(name, windows, sensor, threads)
@@ -224,6 +216,22 @@ def main() -> None:
         rows = layer_times(args.models[0], sensor, threads, args.rounds)
         print_layers(rows, threads)
         report["layers"] += [{"model": args.models[0], "threads": threads, **row} for row in rows]
+    for name in args.models:
+        windows, sensor = demo_windows(args.rates[-1], args.windows)
+        rates, between = extreme_rates(name, sensor), apart(name, windows, sensor)
+        print_rates(name, rates)
+        print_apart(name, between)
+        report["rates"].append({"model": name, "firing_rates": rates, "apart": between})
+    for name, threads in itertools.product(args.paper_models, args.threads):
+        windows, sensor = demo_windows(args.rates[0], args.answers)
+        times, inputs = answer_times(name, windows, sensor, threads)
+        print_answers(name, threads, times, inputs)
+        report["answers"].append({"model": name, "threads": threads, "inputs_not_zero": inputs, **times})
+    for name, threads in itertools.product(args.paper_models, args.threads):
+        kind = zoo.load(name, expect=ProtocolModel).runtime.config.kind
+        rows = paper_layer_times(kind, threads, args.rounds)
+        print_paper_layers(kind, rows, threads)
+        report["paper_layers"] += [{"model": name, "threads": threads, **row} for row in rows]
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -192,7 +192,7 @@ class _ModelFamilies:
 
         self.info = Info(
             "spikeseg_model",
-            "A network that has been used: how it treats a stream, and what computes it.",
+            "A network that has been used: how it treats a stream, what computes it, what its weights are rounded to.",
             ["model"],
             registry=registry,
         )
@@ -295,6 +295,10 @@ class Counted(Protocol):
         """What computes it."""
 
     @property
+    def precision(self) -> str:
+        """What its weights are rounded to."""
+
+    @property
     def classes(self) -> Sequence[SegmentationClass]:
         """The classes of its masks."""
 
@@ -304,7 +308,7 @@ class ModelMetrics:
 
     def __init__(self, families: _ModelFamilies, model: Counted) -> None:
         name = model.name
-        families.info.labels(name).info({"mode": model.mode, "backend": model.backend})
+        families.info.labels(name).info({"mode": model.mode, "backend": model.backend, "weights": model.precision})
         self._model = name
         self._families = families
         self._windows = families.windows.labels(name)

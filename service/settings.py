@@ -81,6 +81,11 @@ class Settings(BaseSettings):
         description="What computes the networks: torch, event-driven (where spikes are alone; needs a C compiler at the"
         " first start), or auto: event-driven where it can run.",
     )
+    weights: Literal["float32", "bfloat16", "int8"] = Field(
+        default="float32",
+        description="What the weights of the streaming networks are rounded to: int8 takes less memory and time and may"
+        " cost accuracy. A session goes on only where they are rounded as where it was opened.",
+    )
     cores: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads that compute, over all sessions."
     )

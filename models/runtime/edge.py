@@ -31,6 +31,7 @@ from models.events import EventBatch
 from models.runtime.activity import LayerActivity, SpikeActivity
 from models.runtime.lif import leaky_readout_step, lif_step
 from models.runtime.model import Backend
+from models.runtime.precision import Precision, rounded
 from models.runtime.state import State, check_state, check_windows, gather, scatter
 from models.runtime.weights import check_weights
 
@@ -97,6 +98,8 @@ class EdgeRuntime:
     config : EdgeConfig
     weights : mapping of Tensor
         As ``models.architectures.edge.fold_batch_norm`` gives them.
+    precision : "float32", "bfloat16" or "int8"
+        What the weights are rounded to (``models.runtime.precision``). They are float32 here all the same.
 
     Raises
     ------
@@ -105,6 +108,8 @@ class EdgeRuntime:
 
     Attributes
     ----------
+    precision : "float32", "bfloat16" or "int8"
+        What its weights are rounded to.
     backend : str
         What computes it.
     fixed_order : bool
@@ -115,8 +120,9 @@ class EdgeRuntime:
     backend: ClassVar[Backend] = "torch"
     fixed_order: ClassVar[bool] = False
 
-    def __init__(self, config: EdgeConfig, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, config: EdgeConfig, weights: Mapping[str, Tensor], precision: Precision = "float32") -> None:
         self.config = config
+        self.precision: Precision = precision
         self._synapses = synapses(config)
         self._weights: dict[str, Tensor] = {}
         expected: dict[str, tuple[int, ...]] = {}
@@ -126,6 +132,7 @@ class EdgeRuntime:
             if config.spiking:
                 expected[f"{name}.keep"] = (s.cout,)
         check_weights(weights, expected)
+        weights = rounded(weights, precision)
         for name in expected:
             tensor = weights[name].detach().to(torch.float32)
             if name.endswith(".weight"):
@@ -136,7 +143,7 @@ class EdgeRuntime:
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """The folded weights, to be read; each ``NAME.keep`` as (cout, 1, 1)."""
+        """The folded weights, rounded, to be read; each ``NAME.keep`` as (cout, 1, 1)."""
         return MappingProxyType(self._weights)
 
     def initial_state(self, batch: int, height: int, width: int) -> State:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from models.classes import SegmentationClass
 from models.events import EventBatch, SensorSize
 from models.runtime.activity import SpikeActivity
+from models.runtime.precision import Precision
 from models.runtime.state import State
 
 Mode = Literal["streaming", "protocol"]
@@ -87,6 +88,10 @@ class SegmentationModel(Protocol):
     @property
     def backend(self) -> Backend:
         """What computes it: ``torch``, every input of every layer; ``event-driven``, those alone that are not zero."""
+
+    @property
+    def precision(self) -> Precision:
+        """What its weights are rounded to."""
 
     @property
     def fixed_order(self) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ from models.architectures.paper import (
 )
 from models.errors import StateError
 from models.runtime.activity import LayerActivity, SpikeActivity
+from models.runtime.model import Backend
 from models.runtime.state import State, check_state
 from models.runtime.weights import check_weights
 
@@ -89,6 +91,10 @@ def weight_shapes(config: PaperConfig) -> dict[str, tuple[int, ...]]:
     return expected
 
 
+SpikingLayer = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
+"""A layer as a whole: ``(input spikes, membranes, time step) -> (spikes, membranes, how many of each row fired)``."""
+
+
 class PaperRuntime:
     """A paper network with folded weights. It holds no membranes and is safe to share between threads.
 
@@ -104,7 +110,14 @@ class PaperRuntime:
     ------
     WeightsError
         If a weight is missing, of another shape, or not finite.
+
+    Attributes
+    ----------
+    backend : str
+        What computes it.
     """
+
+    backend: ClassVar[Backend] = "torch"
 
     def __init__(
         self, config: PaperConfig, weights: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32
@@ -123,6 +136,8 @@ class PaperRuntime:
             elif not name.endswith(".bias"):
                 tensor = tensor[:, :, None, None]
             self._weights[name] = tensor
+        # What a subclass computes by itself, from spikes to spikes.
+        self._layers: Mapping[str, SpikingLayer] = {}
 
     @property
     def steps(self) -> int:
@@ -162,6 +177,8 @@ class PaperRuntime:
             if self.config.spiking:
                 same = s.reads in spikes_of and not s.pooled
                 active[name] = spikes_of[s.reads] if same else torch.count_nonzero(spikes, dim=(1, 2, 3))
+            if name in self._layers:
+                return spikes
             current = self._convolve(name, s, spikes)
             if name in self._normed:
                 current.mul_(self._weights[f"{name}.scale"][step]).add_(self._weights[f"{name}.shift"][step])
@@ -170,6 +187,9 @@ class PaperRuntime:
         def fire(name: str, current: Tensor) -> Tensor:
             if not self.config.spiking:
                 return current.relu_() if name in normed else current
+            if name in self._layers:
+                spikes, membranes[name], spikes_of[name] = self._layers[name](current, state[name], step)
+                return spikes
             h = current.add_(state[name], alpha=self.config.keep)
             spikes = torch.gt(h, self.config.threshold, out=torch.empty_like(h))
             membranes[name] = h.sub_(spikes, alpha=self.config.threshold)

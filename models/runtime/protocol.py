@@ -28,6 +28,7 @@ from models.events import EventBatch, SensorSize
 from models.runtime.activity import SpikeActivity
 from models.runtime.model import Backend, Mode, WindowInput, WindowSegmentation
 from models.runtime.paper import PaperRuntime
+from models.runtime.precision import Precision
 from models.runtime.state import State, check_state, check_windows
 
 WINDOW = "window"
@@ -82,7 +83,12 @@ class ProtocolModel:
     @property
     def backend(self) -> Backend:
         """What computes it."""
-        return "torch"
+        return self.runtime.backend
+
+    @property
+    def precision(self) -> Precision:
+        """What its weights are rounded to, in the files that they are kept in."""
+        return "int8"
 
     @property
     def fixed_order(self) -> bool:
@@ -235,8 +241,13 @@ class FrameModel:
 
     @property
     def backend(self) -> Backend:
-        """What computes it: PyTorch."""
-        return "torch"
+        """What computes it."""
+        return self.runtime.backend
+
+    @property
+    def precision(self) -> Precision:
+        """What its weights are rounded to, in the files that they are kept in."""
+        return "int8"
 
     @property
     def steps(self) -> int:

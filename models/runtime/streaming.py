@@ -14,6 +14,7 @@ from models.encoding import InputGrid
 from models.events import EventBatch, SensorSize
 from models.runtime.edge import EdgeRuntime
 from models.runtime.model import Backend, Mode, WindowInput, WindowSegmentation
+from models.runtime.precision import Precision
 from models.runtime.state import State
 
 
@@ -50,6 +51,11 @@ class StreamingModel:
     def backend(self) -> Backend:
         """What computes it."""
         return self.runtime.backend
+
+    @property
+    def precision(self) -> Precision:
+        """What its weights are rounded to."""
+        return self.runtime.precision
 
     @property
     def fixed_order(self) -> bool:

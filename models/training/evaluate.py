@@ -2,6 +2,7 @@
 
     python -m models.training.evaluate --model edge-s
     python -m models.training.evaluate --model edge-s --reset
+    python -m models.training.evaluate --model edge-s --weights int8
     python -m models.training.evaluate --model edge-s --data ddd17:rec1487417411
     python -m models.training.evaluate --model edge-s --data dsec:zurich_city_13_a
 
@@ -39,7 +40,9 @@ from models.events import EventBatch, SensorSize
 from models.machine import describe_machine
 from models.runtime.activity import SpikeActivity
 from models.runtime.model import SegmentationModel
+from models.runtime.precision import PRECISIONS
 from models.runtime.protocol import FrameModel, ProtocolModel
+from models.runtime.streaming import StreamingModel
 from models.training.command import run, this_command, write_json
 from models.training.metrics import Confusion, class_accuracy, class_iou, confusion, mean_iou, pixel_accuracy
 
@@ -256,6 +259,9 @@ def main() -> None:
         "--data", default=TEST_DRIVE, help="camvid-events, ddd17:RECORDING, dsec:SEQUENCE or ddd17-frames"
     )
     parser.add_argument("--reset", action="store_true", help="start from rest in every window")
+    parser.add_argument(
+        "--weights", choices=PRECISIONS, default="float32", help="what a streaming network's weights are rounded to"
+    )
     parser.add_argument("--out", type=Path, help="write the report here as JSON")
     args = parser.parse_args()
     report: dict[str, Any] = {
@@ -263,7 +269,9 @@ def main() -> None:
         "model": args.model,
         "machine": describe_machine(),
     }
-    model = zoo.load_any(args.model)
+    model = zoo.load_any(args.model, precision=args.weights)
+    if isinstance(model, StreamingModel):
+        report["weights"] = model.precision
     if isinstance(model, FrameModel):
         pictures = voc2012.load("val")
         report |= {"data": "voc2012 val", "pictures": len(pictures), **evaluate_frames(model, pictures)}

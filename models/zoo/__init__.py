@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from models.coding import InputCoding, Source
     from models.runtime.edge import EdgeRuntime
     from models.runtime.model import Backend, BackendChoice, Mode
+    from models.runtime.precision import Precision
     from models.runtime.protocol import FrameModel, ProtocolModel
     from models.runtime.streaming import StreamingModel
 
@@ -55,10 +56,26 @@ def names(folder: Path = ZOO, *, input: Source | None = None) -> tuple[str, ...]
 
 
 @overload
-def load(name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto") -> StreamingModel: ...
+def load(
+    name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto", precision: Precision = "float32"
+) -> StreamingModel: ...
 @overload
-def load(name: str, folder: Path = ZOO, *, expect: type[M], backend: BackendChoice = "auto") -> M: ...
-def load(name: str, folder: Path = ZOO, *, expect: type[Any] | None = None, backend: BackendChoice = "auto") -> Any:
+def load(
+    name: str,
+    folder: Path = ZOO,
+    *,
+    expect: type[M],
+    backend: BackendChoice = "auto",
+    precision: Precision = "float32",
+) -> M: ...
+def load(
+    name: str,
+    folder: Path = ZOO,
+    *,
+    expect: type[Any] | None = None,
+    backend: BackendChoice = "auto",
+    precision: Precision = "float32",
+) -> Any:
     """Load a trained network of a kind that is known beforehand.
 
     Parameters
@@ -68,7 +85,8 @@ def load(name: str, folder: Path = ZOO, *, expect: type[Any] | None = None, back
     expect : StreamingModel, ProtocolModel or FrameModel
         A streaming one if not given.
     backend : "auto", "torch" or "event-driven"
-        As of ``load_any``.
+    precision : "float32", "bfloat16" or "int8"
+        Both as of ``load_any``.
 
     Raises
     ------
@@ -80,7 +98,7 @@ def load(name: str, folder: Path = ZOO, *, expect: type[Any] | None = None, back
     from models.runtime.streaming import StreamingModel
 
     expect = StreamingModel if expect is None else expect
-    model = load_any(name, folder, backend=backend)
+    model = load_any(name, folder, backend=backend, precision=precision)
     if not isinstance(model, expect):
         raise WeightsError(f"model {name!r} is {_WHAT[type(model).__name__]}, not {_WHAT[expect.__name__]}")
     return model
@@ -93,8 +111,10 @@ _WHAT = {
 }
 
 
-def load_events(name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto") -> StreamingModel | ProtocolModel:
-    """Load a trained network of events, however it runs; ``backend`` as of ``load_any``.
+def load_events(
+    name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto", precision: Precision = "float32"
+) -> StreamingModel | ProtocolModel:
+    """Load a trained network of events, however it runs; ``backend`` and ``precision`` as of ``load_any``.
 
     Raises
     ------
@@ -107,13 +127,15 @@ def load_events(name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto
     """
     from models.runtime.protocol import FrameModel
 
-    model = load_any(name, folder, backend=backend)
+    model = load_any(name, folder, backend=backend, precision=precision)
     if isinstance(model, FrameModel):
         raise WeightsError(f"model {name!r} is {_WHAT['FrameModel']}, not of events")
     return model
 
 
-def load_any(name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto") -> ZooModel:
+def load_any(
+    name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto", precision: Precision = "float32"
+) -> ZooModel:
     """Load a trained network of whichever kind its card says.
 
     Parameters
@@ -121,9 +143,11 @@ def load_any(name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto") 
     name : str
     folder : Path
     backend : "auto", "torch" or "event-driven"
-        What computes it. ``auto`` takes the event-driven kernel for the streaming networks that spike, where it is
-        there or can be built, and torch otherwise; ``event-driven`` refuses such a network where it cannot. All others
-        are computed by torch, whatever is asked for.
+        What computes it. ``auto`` takes the event-driven kernel for the networks that spike, where it is there or can
+        be built, and torch otherwise; ``event-driven`` refuses such a network where it cannot. All others are computed
+        by torch, whatever is asked for.
+    precision : "float32", "bfloat16" or "int8"
+        What the weights of a streaming network are rounded to. The paper's are kept in int8, and never rounded again.
 
     Raises
     ------
@@ -139,17 +163,18 @@ def load_any(name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto") 
     card = _read_card(name, folder)
     try:
         if card["format"] == PAPER_FORMAT:
-            return _load_paper(name, card, folder)
-        return _load_edge(name, card, folder, backend)
+            return _load_paper(name, card, folder, backend)
+        return _load_edge(name, card, folder, backend, precision)
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise WeightsError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def fingerprint(name: str, folder: Path = ZOO) -> str:
+def fingerprint(name: str, folder: Path = ZOO, *, precision: Precision = "float32") -> str:
     """SHA-256 (hex) of a network: what its card says of it, without scores and training, and its files of weights.
 
     Where it is the same, the network is the same, and one replica can go on from the other's state. What computes the
-    network is not in it: backends take each other's states, and their answers differ by the rounding of sums.
+    network is not in it: backends take each other's states, and their answers differ by the rounding of sums. What a
+    streaming network's weights are rounded to is: with other weights it is another network.
 
     Raises
     ------
@@ -160,7 +185,7 @@ def fingerprint(name: str, folder: Path = ZOO) -> str:
     """
     card = _read_card(name, folder)
     try:
-        return _fingerprint(name, card, folder)
+        return _fingerprint(name, card, folder, precision)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"model {name!r} cannot be read: {type(error).__name__}: {error}") from error
 
@@ -168,8 +193,11 @@ def fingerprint(name: str, folder: Path = ZOO) -> str:
 _NETWORK_FIELDS = ("format", "input", "config", "coding", "classes", "window_us")
 
 
-def _fingerprint(name: str, card: Mapping[str, Any], folder: Path) -> str:
+def _fingerprint(name: str, card: Mapping[str, Any], folder: Path, precision: Precision) -> str:
     settings = {field: card[field] for field in _NETWORK_FIELDS if field in card}
+    # Weights that are as the files have them need no other word than the digests.
+    if card["format"] != PAPER_FORMAT and precision != "float32":
+        settings["precision"] = precision
     digests = [hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in _weight_files(name, card)]
     return hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()
 
@@ -186,10 +214,13 @@ class Description:
     window_us: int
     card: dict[str, Any]
     backend: Backend
+    precision: Precision
 
 
-def describe(name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto") -> Description:
-    """Describe a trained network of events from its card, and what computes it if it is loaded with that backend.
+def describe(
+    name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto", precision: Precision = "float32"
+) -> Description:
+    """Describe a trained network of events from its card, and how it is computed if it is loaded with these choices.
 
     Raises
     ------
@@ -211,14 +242,14 @@ def describe(name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto") 
         window_us = int(card["window_us"])
         if not paper:
             config = EdgeConfig(**_known_fields(EdgeConfig, card["config"]))
-            chosen = _choose_backend(config, backend)
-            return Description(
-                name, DDD17_CLASSES, "streaming", 1, int(card["config"]["grid"]), window_us, card, chosen
-            )
+            chosen = _choose_backend(_runs_on_kernel(config), backend)
+            side = int(card["config"]["grid"])
+            return Description(name, DDD17_CLASSES, "streaming", 1, side, window_us, card, chosen, precision)
         coding, shape = card["coding"], card["config"]
         side = max(int(coding["height"]), int(coding["width"]))
         steps = int(shape["steps"]) if shape["spiking"] else 1
-        return Description(name, _classes_of(card), "protocol", steps, side, window_us, card, "torch")
+        chosen = _choose_backend(bool(shape["spiking"]), backend)
+        return Description(name, _classes_of(card), "protocol", steps, side, window_us, card, chosen, "int8")
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"model {name!r} has a damaged card: {type(error).__name__}: {error}") from error
 
@@ -296,7 +327,9 @@ def save_paper(
     write_card(whole, folder)
 
 
-def _load_edge(name: str, card: dict[str, Any], folder: Path, backend: BackendChoice) -> StreamingModel:
+def _load_edge(
+    name: str, card: dict[str, Any], folder: Path, backend: BackendChoice, precision: Precision
+) -> StreamingModel:
     from safetensors.torch import load_file
 
     from models.architectures.edge import EdgeConfig
@@ -304,36 +337,45 @@ def _load_edge(name: str, card: dict[str, Any], folder: Path, backend: BackendCh
 
     config = EdgeConfig(**_known_fields(EdgeConfig, card["config"]))
     weights = load_file(folder / f"{name}.safetensors")
-    runtime = _edge_runtime(config, weights, _choose_backend(config, backend))
+    runtime = _edge_runtime(config, weights, _choose_backend(_runs_on_kernel(config), backend), precision)
     window_us = int(card["window_us"])
-    return StreamingModel(name, runtime, DDD17_CLASSES, window_us, card, _fingerprint(name, card, folder))
+    return StreamingModel(name, runtime, DDD17_CLASSES, window_us, card, _fingerprint(name, card, folder, precision))
 
 
-def _edge_runtime(config: EdgeConfig, weights: Mapping[str, Tensor], backend: Backend) -> EdgeRuntime:
+def _edge_runtime(
+    config: EdgeConfig, weights: Mapping[str, Tensor], backend: Backend, precision: Precision
+) -> EdgeRuntime:
     from models.runtime.edge import EdgeRuntime
     from models.runtime.event_driven import EventDrivenRuntime
 
-    return (EventDrivenRuntime if backend == "event-driven" else EdgeRuntime)(config, weights)
+    return (EventDrivenRuntime if backend == "event-driven" else EdgeRuntime)(config, weights, precision)
 
 
-def _choose_backend(config: EdgeConfig, choice: BackendChoice) -> Backend:
-    from models.runtime.event_driven import kernel, supports
+def _runs_on_kernel(config: EdgeConfig) -> bool:
+    from models.runtime.event_driven import supports
 
-    if choice == "torch" or not supports(config):
+    return supports(config)
+
+
+def _choose_backend(runs_on_kernel: bool, choice: BackendChoice) -> Backend:
+    from models.runtime.event_driven import kernel
+
+    if choice == "torch" or not runs_on_kernel:
         return "torch"
     try:
         kernel()
     except BackendUnavailableError as error:
         if choice == "event-driven":
             raise
-        logger.warning("streaming networks are computed by torch, which is slower: %s", error)
+        logger.warning("spiking networks are computed by torch, which is slower: %s", error)
         return "torch"
     return "event-driven"
 
 
-def _load_paper(name: str, card: dict[str, Any], folder: Path) -> ProtocolModel | FrameModel:
+def _load_paper(name: str, card: dict[str, Any], folder: Path, backend: BackendChoice) -> ProtocolModel | FrameModel:
     from models.architectures.paper import PaperConfig
     from models.coding import InputCoding
+    from models.runtime.event_driven import EventDrivenPaperRuntime
     from models.runtime.paper import PaperRuntime
     from models.runtime.protocol import FrameModel, ProtocolModel
     from models.zoo.packing import join, unpack
@@ -342,11 +384,13 @@ def _load_paper(name: str, card: dict[str, Any], folder: Path) -> ProtocolModel 
     coding = InputCoding(**_known_fields(InputCoding, card["coding"]))
     classes = _classes_of(card)
     shards = [_read_shard(folder / file, card["files"][file]) for file in _weight_files(name, card)]
-    runtime = PaperRuntime(config, unpack(config, join(shards)))
+    chosen = _choose_backend(config.spiking, backend)
+    runtime_of = EventDrivenPaperRuntime if chosen == "event-driven" else PaperRuntime
+    runtime = runtime_of(config, unpack(config, join(shards)))
     if coding.source == "frames":
         return FrameModel(name, runtime, coding, classes, card)
     window_us = int(card["window_us"])
-    return ProtocolModel(name, runtime, coding, classes, window_us, card, _fingerprint(name, card, folder))
+    return ProtocolModel(name, runtime, coding, classes, window_us, card, _fingerprint(name, card, folder, "int8"))
 
 
 def _read_shard(path: Path, sha256: str) -> dict[str, Tensor]:

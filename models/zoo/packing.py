@@ -9,18 +9,16 @@ from torch import Tensor
 
 from models.architectures.paper import PaperConfig, synapses
 from models.errors import WeightsError
+from models.runtime.precision import from_int8, to_int8
 
 SHARD_BYTES = 7_500_000
 """Most bytes of tensors in one file; with its header a file stays below 8 MB."""
 
-_LARGEST = 127
-
 
 def pack(config: PaperConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Round the convolutions to int8, symmetric, with one scale for each output channel.
+    """Round the convolutions to int8, one scale for each output channel (``models.runtime.precision.to_int8``).
 
-    A weight comes back within half a scale, that is within 1/254 of its channel's largest magnitude. Biases and batch
-    norms are kept in float32.
+    Biases and batch norms are kept in float32.
 
     Parameters
     ----------
@@ -39,12 +37,7 @@ def pack(config: PaperConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor
         if name not in axes:
             packed[name] = tensor.detach().to(torch.float32).contiguous()
             continue
-        weight = tensor.detach().to(torch.float32)
-        scale = weight.abs().amax(dim=[axis for axis in range(4) if axis != axes[name]]) / _LARGEST
-        divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
-        steps = (weight / _along(divisor, axes[name])).round().clamp(-_LARGEST, _LARGEST)
-        packed[name] = steps.to(torch.int8).contiguous()
-        packed[f"{name}.scale"] = scale
+        packed[name], packed[f"{name}.scale"] = to_int8(tensor, axes[name])
     return packed
 
 
@@ -66,7 +59,7 @@ def unpack(config: PaperConfig, packed: Mapping[str, Tensor]) -> dict[str, Tenso
             raise WeightsError(f"weight {name} or its scale is missing")
         if steps.dtype != torch.int8 or steps.ndim != 4 or scale.shape != (steps.shape[axis],):
             raise WeightsError(f"weight {name} and its scale do not go together")
-        weights[name] = steps.to(torch.float32) * _along(scale, axis)
+        weights[name] = from_int8(steps, scale, axis)
     return weights
 
 
@@ -130,9 +123,3 @@ def join(shards: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def _output_axes(config: PaperConfig) -> dict[str, int]:
     """Which axis of each convolution's weight counts its output channels."""
     return {f"{name}.weight": int(s.transposed) for name, s in synapses(config).items()}
-
-
-def _along(values: Tensor, axis: int) -> Tensor:
-    shape = [1] * 4
-    shape[axis] = -1
-    return values.reshape(shape)

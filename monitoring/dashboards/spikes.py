@@ -79,10 +79,11 @@ def build() -> Dashboard:
             ),
             number(
                 "Computed by",
-                "Which networks have been used, and by what each is computed.",
+                "Which networks have been used, and by what and with which weights each is computed.",
                 "none",
                 query(
-                    f"max by (model, backend, mode) ({select('spikeseg_model_info', _MODEL)})", "{{model}}: {{backend}}"
+                    f"max by (model, backend, weights, mode) ({select('spikeseg_model_info', _MODEL)})",
+                    "{{model}}: {{backend}}, {{weights}}",
                 ),
                 text=BigValueTextMode.NAME,
             ),

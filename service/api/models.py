@@ -26,6 +26,7 @@ async def list_models(services: AppServices) -> dict[str, Any]:
                 "mode": model.mode,
                 "steps": model.steps,
                 "backend": model.backend,
+                "weights": model.precision,
                 "grid": {"longest_side": model.longest_side},
                 "window": {"us": model.window_us},
                 "card": model.card,

@@ -112,7 +112,7 @@ class Services:
             metrics,
             engine,
             scheduler,
-            ModelLibrary(engine, settings.zoo, settings.backend),
+            ModelLibrary(engine, settings.zoo, settings.backend, settings.weights),
             keeping,
             registry,
             workplace,

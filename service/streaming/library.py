@@ -21,6 +21,7 @@ from service.streaming.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from models.runtime.model import BackendChoice, SegmentationModel
+    from models.runtime.precision import Precision
     from models.runtime.protocol import FrameModel
 
 M = TypeVar("M")
@@ -38,13 +39,17 @@ class ModelLibrary:
     folder : Path
         Of the trained networks.
     backend : "auto", "torch" or "event-driven"
-        What computes them (``models.zoo.load_any``).
+    precision : "float32", "bfloat16" or "int8"
+        What computes them and what their weights are rounded to (``models.zoo.load_any``).
     """
 
-    def __init__(self, engine: Engine, folder: Path, backend: BackendChoice = "auto") -> None:
+    def __init__(
+        self, engine: Engine, folder: Path, backend: BackendChoice = "auto", precision: Precision = "float32"
+    ) -> None:
         self._engine = engine
         self._folder = folder
         self._backend = backend
+        self._precision = precision
         self._models: dict[str, SegmentationModel] = {}
         self._frame_models: dict[str, FrameModel] = {}
         self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -55,7 +60,7 @@ class ModelLibrary:
 
     async def describe(self) -> list[zoo.Description]:
         """What the cards say of the models that segment events; those that cannot be used are left out."""
-        return await self._engine.offload(_describe, self._folder, self._backend)
+        return await self._engine.offload(_describe, self._folder, self._backend, self._precision)
 
     async def get(self, name: str) -> SegmentationModel:
         """The model of that name.
@@ -73,7 +78,7 @@ class ModelLibrary:
         await self._require_known(name, "events")
         async with self._loading[name]:
             if name not in self._models:
-                load = partial(zoo.load_events, backend=self._backend)
+                load = partial(zoo.load_events, backend=self._backend, precision=self._precision)
                 self._models[name] = await self._load(name, load)
         return self._models[name]
 
@@ -122,11 +127,11 @@ def _load_for_frames(name: str, folder: Path) -> FrameModel:
     return zoo.load(name, folder, expect=FrameModel)
 
 
-def _describe(folder: Path, backend: BackendChoice) -> list[zoo.Description]:
+def _describe(folder: Path, backend: BackendChoice, precision: Precision) -> list[zoo.Description]:
     described = []
     for name in zoo.names(folder, input="events"):
         try:
-            described.append(zoo.describe(name, folder, backend=backend))
+            described.append(zoo.describe(name, folder, backend=backend, precision=precision))
         except model_errors.ModelsError as error:
             logger.error("model %s cannot be used: %s", name, error)
     return described

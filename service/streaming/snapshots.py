@@ -147,7 +147,10 @@ class Snapshot:
             If they are not those of this network and sensor.
         """
         if self.spec.fingerprint != model.fingerprint:
-            raise SnapshotError(f"the snapshot was taken with other weights of {model.name!r} than this server has")
+            raise SnapshotError(
+                f"the snapshot was taken with other weights of {model.name!r} than this server has, "
+                f"or with other ones than {model.precision} (SPIKESEG_WEIGHTS)"
+            )
         if self.membranes is None:
             return None
         try:

@@ -141,6 +141,7 @@ def test_it_is_told_how_a_model_is_computed(http: httpx.Client) -> None:
     (labels,) = (sample.labels for sample in samples if sample.labels["model"] == "edge-s")
     assert labels["mode"] == "streaming"
     assert labels["backend"]
+    assert labels["weights"] == "float32"
 
 
 def test_no_label_names_a_session(http: httpx.Client, server: str) -> None:
@@ -151,7 +152,8 @@ def test_no_label_names_a_session(http: httpx.Client, server: str) -> None:
         text = http.get("/metrics").text
         assert session.fields["session"] not in text
         assert stream.welcome["session"] not in text
-    allowed = {"model", "layer", "class", "code", "stage", "reason", "mode", "backend", "le", "version", "python"}
+    allowed = {"model", "layer", "class", "code", "stage", "reason", "le", "version", "python"}
+    allowed |= {"mode", "backend", "weights"}
     assert {label for family in families_of(http).values() for s in family.samples for label in s.labels} <= allowed
 
 

@@ -96,6 +96,15 @@ def test_what_computes_the_networks_can_be_chosen() -> None:
         assert [sample.labels["backend"] for sample in info.samples] == ["torch"]
 
 
+def test_what_weights_are_rounded_to_can_be_chosen() -> None:
+    with running_server(weights="int8") as url, httpx.Client(base_url=url, timeout=PATIENCE_S) as server:
+        assert {m["name"]: m["weights"] for m in server.get("/v1/models").json()["models"]}["edge-s"] == "int8"
+        session = HttpSession(server)
+        session.events(EVENTS[:10])
+        info = metrics_of(server)["spikeseg_model_info"]
+        assert [sample.labels["weights"] for sample in info.samples] == ["int8"]
+
+
 def test_metrics_are_named_as_prometheus_asks_and_never_name_a_session(http: httpx.Client) -> None:
     session = HttpSession(http)
     session.events(EVENTS[:10])
@@ -114,6 +123,7 @@ def test_models(http: httpx.Client) -> None:
     assert model["window"]["us"] > 0
     assert model["grid"]["longest_side"] > 0
     assert model["backend"] in ("torch", "event-driven")
+    assert model["weights"] == "float32"
     assert model["card"]["name"] == "edge-s"
 
 

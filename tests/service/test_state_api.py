@@ -73,6 +73,15 @@ def test_another_server_goes_on(server: str, http: httpx.Client, reference: list
         assert same(before + moved.events(EVENTS[HALF:], until_us=END_US), reference)
 
 
+def test_a_server_with_other_weights_refuses_to_go_on_and_says_why(http: httpx.Client) -> None:
+    session = HttpSession(http)
+    session.events(EVENTS[:HALF])
+    snapshot = snapshot_of(http, session.path)
+    with running_server(weights="int8") as other, httpx.Client(base_url=other, timeout=PATIENCE_S) as there:
+        refused = there.post("/v1/sessions", content=snapshot, headers=STATE)
+        assert "SPIKESEG_WEIGHTS" in problem_of(refused, 422)["detail"]
+
+
 def test_a_snapshot_of_rest_is_small(http: httpx.Client, reference: list[Result]) -> None:
     session = HttpSession(http)
     snapshot = snapshot_of(http, session.path)

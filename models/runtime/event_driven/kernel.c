@@ -5,6 +5,9 @@
  * output pixel. A layer is one pass: for each output pixel the rows of its active inputs are listed, added up in
  * registers, and the neurons leak, fire, reset and are listed before the next pixel is looked at.
  *
+ * Weights are floats, or bytes with a scale for each output channel. Bytes are added up as integers, which is exact in
+ * any order and takes a quarter of the memory, and scaled once for each neuron.
+ *
  * Every pixel is computed by one thread, its rows in the order (tap, c_in), whatever else is computed beside it, and
  * whatever the width of a vector: the bits of an answer depend neither on the number of threads nor on the other rows of
  * a batch, and are the same on all processors that multiply and add in one rounding.
@@ -16,7 +19,7 @@
 #include <string.h>
 #include <time.h>
 
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
 #include <immintrin.h>
 #define WIDTH 16
 #define BLOCK 12 /* vectors of output channels that are held in registers at a time */
@@ -35,7 +38,15 @@
 
 typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
+typedef int8_t bytes __attribute__((vector_size(WIDTH), aligned(1), may_alias));
+typedef int16_t shorts __attribute__((vector_size(2 * WIDTH), aligned(2), may_alias));
+typedef int32_t ints __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+/* Integers of 16 bits go into a vector twice as many at a time. */
+typedef int8_t more_bytes __attribute__((vector_size(2 * WIDTH), aligned(1), may_alias));
+typedef int16_t more_shorts __attribute__((vector_size(4 * WIDTH), aligned(2), may_alias));
+
 enum { ANALOG = 0, SPIKING = 1, READOUT = 2 };
+enum { FLOATS = 0, BYTES = 1 };
 
 /* A layer whose spikes another one reads; its grid may be coarser by 2^shift. */
 typedef struct {
@@ -43,9 +54,12 @@ typedef struct {
 } Part;
 
 typedef struct {
-    int32_t kind, in_height, in_width, height, width, channels, kernel, stride, dilation, padding, in_channels, parts;
+    int32_t kind, form, in_height, in_width, height, width, channels, kernel, stride, dilation, padding, in_channels, parts;
     Part part[MOST_PARTS];
-    const float *weight, *bias, *keep;
+    float fires_at, reset; /* the least potential of a neuron that fires, and what is subtracted then */
+    const void *weight; /* floats or bytes, as `form` says */
+    const float *scale; /* of bytes */
+    const float *bias, *keep;
 } Layer;
 
 /* Of one row of the batch and one layer. The readout has no spikes. */
@@ -114,28 +128,26 @@ static inline uint16_t *append_bits(uint16_t *list, uint32_t mask, int channel) 
 #endif
 }
 
-static inline uint32_t at_threshold(vec h) {
+static inline uint32_t at_least(vec h, float bound) {
 #if WIDTH == 16
-    return _mm512_cmp_ps_mask((__m512)h, _mm512_set1_ps(1.0f), _CMP_GE_OQ);
+    return _mm512_cmp_ps_mask((__m512)h, _mm512_set1_ps(bound), _CMP_GE_OQ);
 #elif WIDTH == 8
-    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)h, _mm256_set1_ps(1.0f), _CMP_GE_OQ));
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)h, _mm256_set1_ps(bound), _CMP_GE_OQ));
 #else
     uint32_t mask = 0;
-    for (int lane = 0; lane < WIDTH; lane++) mask |= (uint32_t)(h[lane] >= 1.0f) << lane;
+    for (int lane = 0; lane < WIDTH; lane++) mask |= (uint32_t)(h[lane] >= bound) << lane;
     return mask;
 #endif
 }
 
-static inline vec after_spikes(vec h) {
+static inline vec after_spikes(vec h, float fires_at, float reset) {
 #if WIDTH == 16
-    const __m512 one = _mm512_set1_ps(1.0f);
-    return (vec)_mm512_mask_sub_ps((__m512)h, _mm512_cmp_ps_mask((__m512)h, one, _CMP_GE_OQ), (__m512)h, one);
+    const __mmask16 fires = _mm512_cmp_ps_mask((__m512)h, _mm512_set1_ps(fires_at), _CMP_GE_OQ);
+    return (vec)_mm512_mask_sub_ps((__m512)h, fires, (__m512)h, _mm512_set1_ps(reset));
 #else
-    vec one = {0};
-    one += 1.0f;
-    typedef int32_t ints __attribute__((vector_size(4 * WIDTH)));
-    const ints fires = h >= one;
-    return h - (vec)(fires & (ints)one);
+    const vec subtracted = (vec){0} + reset;
+    const ints fires = h >= fires_at;
+    return h - (vec)(fires & (ints)subtracted);
 #endif
 }
 
@@ -147,13 +159,80 @@ static inline vec load_some(const float *from, int lanes) {
     return v;
 }
 
-/* Adds the listed rows to the bias, leaks, integrates and fires, for `count` vectors of channels of one pixel, and
- * lists those that fire. `factor` has the value of each input, if they are no spikes. `lanes` are those of the last
- * vector that exist. */
-static inline __attribute__((always_inline)) uint16_t *integrate(
-    const int count, const int kind, int lanes, const float *weight, int64_t pitch, const uint16_t *rows,
-    const float *factor, int n, const float *bias, const float *keep, const float *before, float *after,
-    uint16_t *list, int first) {
+/* So many bytes of 127 at most fit an integer of 16 bits. */
+#define MOST_ADDED 256
+
+/* The two halves of a vector of integers, as floats. */
+static inline void to_floats(more_shorts from, vec *low, vec *high) {
+#if WIDTH == 16
+    *low = (vec)_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256((__m512i)from)));
+    *high = (vec)_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64((__m512i)from, 1)));
+#elif WIDTH == 8
+    *low = (vec)_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_castsi256_si128((__m256i)from)));
+    *high = (vec)_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm256_extracti128_si256((__m256i)from, 1)));
+#else
+    for (int lane = 0; lane < WIDTH; lane++) {
+        (*low)[lane] = from[lane];
+        (*high)[lane] = from[WIDTH + lane];
+    }
+#endif
+}
+
+/* Sign extension of two vectors' worth of bytes; compilers make several instructions of a conversion that is one. */
+static inline more_shorts widened(const int8_t *from) {
+#if WIDTH == 16
+    return (more_shorts)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)from));
+#elif WIDTH == 8
+    return (more_shorts)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)from));
+#else
+    return __builtin_convertvector(*(const more_bytes *)from, more_shorts);
+#endif
+}
+
+static inline shorts widened_one(const int8_t *from) {
+#if WIDTH == 16
+    return (shorts)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)from));
+#elif WIDTH == 8
+    return (shorts)_mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)from));
+#else
+    return __builtin_convertvector(*(const bytes *)from, shorts);
+#endif
+}
+
+/* Sums of the listed rows of bytes, for `count` vectors of channels of one pixel. They are whole numbers below 2^24, so
+ * that floats hold them exactly. */
+static inline __attribute__((always_inline)) void add_bytes(
+    const int count, const int8_t *weight, int64_t pitch, const uint16_t *rows, int n, vec *sum) {
+#pragma GCC unroll 16
+    for (int j = 0; j < count; j++) sum[j] = (vec){0};
+    for (int begin = 0; begin < n; begin += MOST_ADDED) {
+        const int end = n - begin < MOST_ADDED ? n : begin + MOST_ADDED;
+        more_shorts part[BLOCK / 2];
+        shorts last = {0};
+#pragma GCC unroll 16
+        for (int j = 0; j < count / 2; j++) part[j] = (more_shorts){0};
+        for (int i = begin; i < end; i++) {
+            const int8_t *row = weight + rows[i] * pitch;
+#pragma GCC unroll 16
+            for (int j = 0; j < count / 2; j++) part[j] += widened(row + 2 * j * WIDTH);
+            if (count % 2) last += widened_one(row + (count - 1) * WIDTH);
+        }
+#pragma GCC unroll 16
+        for (int j = 0; j < count / 2; j++) {
+            vec low, high;
+            to_floats(part[j], &low, &high);
+            sum[2 * j] += low;
+            sum[2 * j + 1] += high;
+        }
+        if (count % 2) sum[count - 1] += __builtin_convertvector(__builtin_convertvector(last, ints), vec);
+    }
+}
+
+/* Sums of the listed rows and the bias, for `count` vectors of channels of one pixel. `factor` has the value of each
+ * input, if they are no spikes. */
+static inline __attribute__((always_inline)) void add_floats(
+    const int count, const int kind, const float *weight, int64_t pitch, const uint16_t *rows, const float *factor,
+    int n, const float *bias, vec *total) {
     /* Two sums side by side, of every other row, so that one does not wait for the other. */
     vec sum[BLOCK], other[BLOCK];
 #pragma GCC unroll 16
@@ -177,17 +256,37 @@ static inline __attribute__((always_inline)) uint16_t *integrate(
             sum[j] += kind == ANALOG ? (vec)(load(row + j * WIDTH) * factor[i]) : load(row + j * WIDTH);
     }
 #pragma GCC unroll 16
+    for (int j = 0; j < count; j++) total[j] = sum[j] + other[j];
+}
+
+/* Adds the listed rows to the bias, leaks, integrates and fires, for `count` vectors of channels of one pixel from
+ * channel `first` on, and lists those that fire. `lanes` are those of the last vector that exist. */
+static inline __attribute__((always_inline)) uint16_t *integrate(
+    const int count, const int kind, const int form, int lanes, int first, const Layer *layer, const uint16_t *rows,
+    const float *factor, int n, const float *before, float *after, uint16_t *list) {
+    const int64_t pitch = padded(layer->channels);
+    const float *bias = layer->bias + first, *keep = layer->keep + first, *scale = layer->scale;
+    const float fires_at = layer->fires_at, reset = layer->reset;
+    vec total[BLOCK];
+    if (form == BYTES) {
+        add_bytes(count, (const int8_t *)layer->weight + first, pitch, rows, n, total);
+#pragma GCC unroll 16
+        for (int j = 0; j < count; j++) total[j] = load(bias + j * WIDTH) + total[j] * load(scale + first + j * WIDTH);
+    } else {
+        add_floats(count, kind, (const float *)layer->weight + first, pitch, rows, factor, n, bias, total);
+    }
+#pragma GCC unroll 16
     for (int j = 0; j < count; j++) {
         /* Membranes are read and written once, one after the other; asked for well ahead, they are there in time. */
         __builtin_prefetch(before + j * WIDTH + AHEAD);
         __builtin_prefetch(after + j * WIDTH + AHEAD, 1);
         const int whole = j < count - 1 || lanes == WIDTH;
         const vec v = whole ? load(before + j * WIDTH) : load_some(before + j * WIDTH, lanes);
-        const vec h = v * load(keep + j * WIDTH) + (sum[j] + other[j]);
+        const vec h = v * load(keep + j * WIDTH) + total[j];
         vec left = h;
         if (kind != READOUT) {
-            list = append_bits(list, at_threshold(h), first + j * WIDTH);
-            left = after_spikes(h);
+            list = append_bits(list, at_least(h, fires_at), first + j * WIDTH);
+            left = after_spikes(h, fires_at, reset);
         }
         if (whole)
             *(vec *)(after + j * WIDTH) = left;
@@ -198,8 +297,8 @@ static inline __attribute__((always_inline)) uint16_t *integrate(
 }
 
 static inline __attribute__((always_inline)) uint16_t *integrate_pixel(
-    const int kind, const Layer *layer, const uint16_t *rows, const float *factor, int n, const float *before,
-    float *after, uint16_t *list) {
+    const int kind, const int form, const Layer *layer, const uint16_t *rows, const float *factor, int n,
+    const float *before, float *after, uint16_t *list) {
     const int vectors = (layer->channels + WIDTH - 1) / WIDTH;
     for (int begin = 0; begin < vectors; begin += BLOCK) {
         const int count = vectors - begin < BLOCK ? vectors - begin : BLOCK;
@@ -208,8 +307,7 @@ static inline __attribute__((always_inline)) uint16_t *integrate_pixel(
         const int lanes = last < WIDTH ? last : WIDTH;
 #define CASE(k)                                                                                                       \
     case k:                                                                                                           \
-        list = integrate(k, kind, lanes, layer->weight + first, padded(layer->channels), rows, factor, n,             \
-                         layer->bias + first, layer->keep + first, before + first, after + first, list, first);       \
+        list = integrate(k, kind, form, lanes, first, layer, rows, factor, n, before + first, after + first, list);   \
         break;
         switch (count) {
             CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
@@ -241,7 +339,8 @@ typedef struct {
 } Line;
 
 static inline __attribute__((always_inline)) void spiking_row(
-    const int kind, const Layer *layer, const Layer *layers, const Slot *slots, Slot *slot, int y, uint16_t *rows) {
+    const int kind, const int form, const Layer *layer, const Layer *layers, const Slot *slots, Slot *slot, int y,
+    uint16_t *rows) {
     Line lines[MOST_KERNEL * MOST_PARTS];
     int line_count = 0, from, to;
     inside(y, layer->stride, layer->dilation, layer->padding, layer->kernel, layer->in_height, &from, &to);
@@ -276,7 +375,8 @@ static inline __attribute__((always_inline)) void spiking_row(
             }
         const int64_t at = ((int64_t)y * layer->width + x) * layer->channels;
         if (kind != READOUT) starts[x] = (uint32_t)(list - begin);
-        list = integrate_pixel(kind, layer, rows, NULL, (int)(end - rows), slot->before + at, slot->after + at, list);
+        list = integrate_pixel(kind, form, layer, rows, NULL, (int)(end - rows), slot->before + at, slot->after + at,
+                               list);
     }
     if (kind == READOUT) return;
     starts[layer->width] = (uint32_t)(list - begin);
@@ -313,7 +413,7 @@ static void analog_row(const Layer *layer, const Input *input, Slot *slot, int y
         }
         const int64_t at = ((int64_t)y * layer->width + x) * layer->channels;
         starts[x] = (uint32_t)(list - begin);
-        list = integrate_pixel(ANALOG, layer, rows, factor, n, slot->before + at, slot->after + at, list);
+        list = integrate_pixel(ANALOG, FLOATS, layer, rows, factor, n, slot->before + at, slot->after + at, list);
     }
     starts[layer->width] = (uint32_t)(list - begin);
     __atomic_fetch_add(&slot->spikes, list - begin, __ATOMIC_RELAXED);
@@ -334,10 +434,14 @@ static void compute(const Run *run, int l, int64_t begin, int64_t end, uint16_t 
         Slot *slots = run->slots + b * run->layer_count;
         if (layer->kind == ANALOG)
             analog_row(layer, &run->inputs[b], &slots[l], y, rows);
+        else if (layer->kind == SPIKING && layer->form == BYTES)
+            spiking_row(SPIKING, BYTES, layer, run->layers, slots, &slots[l], y, rows);
         else if (layer->kind == SPIKING)
-            spiking_row(SPIKING, layer, run->layers, slots, &slots[l], y, rows);
+            spiking_row(SPIKING, FLOATS, layer, run->layers, slots, &slots[l], y, rows);
+        else if (layer->form == BYTES)
+            spiking_row(READOUT, BYTES, layer, run->layers, slots, &slots[l], y, rows);
         else
-            spiking_row(READOUT, layer, run->layers, slots, &slots[l], y, rows);
+            spiking_row(READOUT, FLOATS, layer, run->layers, slots, &slots[l], y, rows);
     }
 }
 
@@ -411,6 +515,36 @@ int32_t spikeseg_step(const Layer *layers, int32_t first, int32_t end, int32_t l
     free(rows);
     leave(run);
     return 0;
+}
+
+/* The lists of spikes (height, width, channels), each 0.0 or 1.0; gives how many there are. */
+int64_t spikeseg_list_spikes(const float *spikes, int32_t height, int32_t width, int32_t channels, uint16_t *lists,
+                             uint32_t *starts) {
+    int64_t total = 0;
+    for (int y = 0; y < height; y++) {
+        uint16_t *const begin = lists + y * ((int64_t)width * channels + LIST_PAD), *list = begin;
+        uint32_t *start = starts + (int64_t)y * (width + 1);
+        for (int x = 0; x < width; x++, spikes += channels) {
+            start[x] = (uint32_t)(list - begin);
+            int c = 0;
+            for (; c + WIDTH <= channels; c += WIDTH) list = append_bits(list, at_least(load(spikes + c), 1.0f), c);
+            if (c < channels) list = append_bits(list, at_least(load_some(spikes + c, channels - c), 1.0f), c);
+        }
+        start[width] = (uint32_t)(list - begin);
+        total += list - begin;
+    }
+    return total;
+}
+
+/* Spikes (height, width, channels), which begin as zeros, from their lists. */
+void spikeseg_unlist_spikes(const uint16_t *lists, const uint32_t *starts, int32_t height, int32_t width,
+                            int32_t channels, float *spikes) {
+    for (int y = 0; y < height; y++) {
+        const uint16_t *list = lists + y * ((int64_t)width * channels + LIST_PAD);
+        const uint32_t *start = starts + (int64_t)y * (width + 1);
+        for (int x = 0; x < width; x++, spikes += channels)
+            for (uint32_t i = start[x]; i < start[x + 1]; i++) spikes[list[i]] = 1.0f;
+    }
 }
 
 /* Values (channels, height, width) to an Input, whose map begins as zeros; gives how many are not zero. */

@@ -41,6 +41,8 @@ class Kernel:
         library = ctypes.CDLL(str(path))
         pointer, i32, i64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
         self.step = typed(library, "step", i32, pointer, *(i32,) * 3, pointer, pointer, i32, i32, pointer)
+        self.list_spikes = typed(library, "list_spikes", i64, pointer, i32, i32, i32, pointer, pointer)
+        self.unlist_spikes = typed(library, "unlist_spikes", None, pointer, pointer, i32, i32, i32, pointer)
         self.pack_input = typed(library, "pack_input", i64, pointer, i32, i32, i32, i32, pointer, pointer, i64)
         self.count_events = typed(
             library, "count_events", i64, *(pointer,) * 3, i64, *(i32,) * 5, ctypes.c_float, pointer, pointer, i64

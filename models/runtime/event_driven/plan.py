@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,9 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.architectures.edge import READOUT, EdgeConfig, layer_shapes, sources, synapses
+from models.runtime.lif import THRESHOLD
+from models.runtime.precision import Precision, rounded, to_int8
 
 MOST_PARTS = 4
 PAD = 16
+CACHE_LINE = 64
 PAD_BITS = 64
 LIST_PAD = 64
 MOST_KERNEL = 8
@@ -22,15 +26,19 @@ MOST_LAYERS = 64
 
 # The structures of kernel.c.
 _PART = np.dtype([("layer", "i4"), ("channels", "i4"), ("shift", "i4"), ("reserved", "i4")])
-_SIZES = ("in_height", "in_width", "height", "width", "channels", "kernel", "stride", "dilation", "padding")
+SIZES = ("in_height", "in_width", "height", "width", "channels", "kernel", "stride", "dilation", "padding")
 LAYER = np.dtype(
     [
         ("kind", "i4"),
-        *((name, "i4") for name in _SIZES),
+        ("form", "i4"),
+        *((name, "i4") for name in SIZES),
         ("in_channels", "i4"),
         ("parts", "i4"),
         ("part", _PART, (MOST_PARTS,)),
+        ("fires_at", "f4"),
+        ("reset", "f4"),
         ("weight", "u8"),
+        ("scale", "u8"),
         ("bias", "u8"),
         ("keep", "u8"),
     ],
@@ -40,7 +48,8 @@ SLOT = np.dtype([("before", "u8"), ("after", "u8"), ("lists", "u8"), ("starts", 
 INPUT = np.dtype([("values", "u8"), ("active", "u8"), ("active_pitch", "i8")], align=True)
 ABI = LAYER.itemsize + 1000 * SLOT.itemsize + 100_000 * INPUT.itemsize
 
-_ANALOG, _SPIKING, _READOUT = range(3)
+ANALOG, SPIKING, LAST = range(3)
+BYTES = 1
 
 
 def supports(config: EdgeConfig) -> bool:
@@ -101,19 +110,22 @@ class PackedNetwork:
     config : EdgeConfig
     weights : mapping of Tensor
         Folded, as ``models.architectures.edge.fold_batch_norm`` gives them.
+    precision : "float32", "bfloat16" or "int8"
+        int8 is kept as such by all layers but the first one, whose inputs are no spikes; bfloat16 as float32.
     """
 
-    def __init__(self, config: EdgeConfig, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, config: EdgeConfig, weights: Mapping[str, Tensor], precision: Precision = "float32") -> None:
         self.config = config
-        self._arrays: dict[str, NDArray[np.float32]] = {}
-        for name, s in synapses(config).items():
-            room = -(-s.cout // PAD) * PAD
-            for kind in ("weight", "bias", "keep"):
-                value = weights[f"{name}.{kind}"].detach().float().numpy()
-                last = value.transpose(2, 3, 1, 0) if kind == "weight" else value.reshape(-1)
-                packed = np.zeros((*last.shape[:-1], room), np.float32)
-                packed[..., : s.cout] = last
-                self._arrays[f"{name}.{kind}"] = packed
+        self._arrays: dict[str, NDArray[Any]] = {}
+        values = rounded(weights, precision)
+        for name, reads in sources(config).items():
+            for kind in ("bias", "keep"):
+                self._arrays[f"{name}.{kind}"] = padded(values[f"{name}.{kind}"].reshape(-1))
+            weight = values[f"{name}.weight"]
+            if precision == "int8" and reads[0][0] != "input":
+                weight, scale = to_int8(weights[f"{name}.weight"])
+                self._arrays[f"{name}.scale"] = padded(scale)
+            self._arrays[f"{name}.weight"] = padded(weight.permute(2, 3, 1, 0))
         # Clients choose the grids, so that what is kept is bounded.
         self.plan = lru_cache(maxsize=64)(self._make_plan)
 
@@ -127,11 +139,12 @@ class PackedNetwork:
             finest = reads[name][-1][0]
             in_height, in_width = (height, width) if finest == "input" else shapes[finest][1:]
             channels, out_height, out_width = shapes[name]
-            row["kind"] = _READOUT if name == READOUT else _ANALOG if finest == "input" else _SPIKING
+            row["kind"] = LAST if name == READOUT else ANALOG if finest == "input" else SPIKING
             sizes = (in_height, in_width, out_height, out_width, channels, s.kernel, s.stride, s.dilation, s.padding)
-            for field, size in zip(_SIZES, sizes, strict=True):
+            for field, size in zip(SIZES, sizes, strict=True):
                 row[field] = size
             row["in_channels"] = s.cin
+            row["fires_at"] = row["reset"] = THRESHOLD
             if finest != "input":
                 row["parts"] = len(reads[name])
                 for part, (source, times) in zip(row["part"], reads[name], strict=False):
@@ -139,6 +152,8 @@ class PackedNetwork:
                     part["layer"], part["channels"], part["shift"] = names.index(source), shapes[source][0], times == 4
             for kind in ("weight", "bias", "keep"):
                 row[kind] = self._arrays[f"{name}.{kind}"].ctypes.data
+            if (scale := self._arrays.get(f"{name}.scale")) is not None:
+                row["form"], row["scale"] = BYTES, scale.ctypes.data
         floats = [c * h * w for c, h, w in shapes.values()]
         fire = [shape for name, shape in shapes.items() if name != READOUT] + [(0, 0, 0)]
         lists = [h * (w * c + LIST_PAD) * 2 for c, h, w in fire]
@@ -158,6 +173,22 @@ class PackedNetwork:
             synapses(config)["stem"].padding,
             (2 * PAD_BITS + width * config.input_channels) // 8 + 8,
         )
+
+
+def padded(values: Tensor) -> NDArray[Any]:
+    """An array whose last axis is filled up with zeros; it begins with a line of the cache.
+
+    Vectors of weights that cross lines take up to 1.7 times as long.
+    """
+    array = values.detach().numpy()
+    channels = array.shape[-1]
+    shape = (*array.shape[:-1], -(-channels // PAD) * PAD)
+    size = math.prod(shape) * array.itemsize
+    memory = np.zeros(size + CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    filled: NDArray[Any] = memory[start : start + size].view(array.dtype).reshape(shape)
+    filled[..., :channels] = array
+    return filled
 
 
 def _starts(sizes: list[int], item: int) -> NDArray[np.uint64]:

@@ -20,8 +20,10 @@ from models.encoding import InputGrid
 from models.errors import BackendUnavailableError, EncodingError
 from models.events import EventBatch
 from models.runtime.edge import EdgeRuntime, RowResult, StepResult
+from models.runtime.event_driven.layout import channels_last, empty
 from models.runtime.event_driven.library import kernel
 from models.runtime.event_driven.plan import ABI, INPUT, SLOT, PackedNetwork, Plan, supports
+from models.runtime.precision import Precision
 from models.runtime.state import State
 
 
@@ -36,6 +38,9 @@ class EventDrivenRuntime(EdgeRuntime):
     config : EdgeConfig
     weights : mapping of Tensor
         As ``models.architectures.edge.fold_batch_norm`` gives them.
+    precision : "float32", "bfloat16" or "int8"
+        What the weights are rounded to (``models.runtime.precision``). int8 is kept and added up as such behind the
+        first layer, which multiplies; bfloat16 is kept as float32.
 
     Raises
     ------
@@ -48,14 +53,14 @@ class EventDrivenRuntime(EdgeRuntime):
     backend = "event-driven"
     fixed_order = True
 
-    def __init__(self, config: EdgeConfig, weights: Mapping[str, Tensor]) -> None:
-        super().__init__(config, weights)
+    def __init__(self, config: EdgeConfig, weights: Mapping[str, Tensor], precision: Precision = "float32") -> None:
+        super().__init__(config, weights, precision)
         if not supports(config):
             raise BackendUnavailableError("the event-driven kernel runs spiking edge networks only")
         self._kernel = kernel()
         if self._kernel.sizes != ABI:
             raise BackendUnavailableError(f"{self._kernel.path} was built from another version of its source")
-        self.network = PackedNetwork(config, weights)
+        self.network = PackedNetwork(config, weights, precision)
 
     @torch.inference_mode()
     def step(self, state: State, x: Tensor) -> StepResult:
@@ -76,9 +81,9 @@ class EventDrivenRuntime(EdgeRuntime):
             )
             for row in range(batch)
         ]
-        sources = [_channels_last(state[name]) for name in plan.names]
+        sources = [channels_last(state[name]) for name in plan.names]
         before = _row_pointers(sources, plan, batch)
-        after = [_empty(batch, shape) for shape in plan.shapes]
+        after = [empty(batch, shape) for shape in plan.shapes]
         spikes = self._advance(plan, cells, before, _row_pointers(after, plan, batch))
         membranes = dict(zip(plan.names, after, strict=True))
         found = {"input": torch.tensor(active, dtype=torch.int64)}
@@ -105,7 +110,7 @@ class EventDrivenRuntime(EdgeRuntime):
         counted = time.perf_counter_ns()
         layers = None if spent is None else np.zeros(len(plan.names), np.int64)
         # Kept until the step is over: a state in another layout is copied.
-        sources = [[_channels_last(state[name]) for name in plan.names] for state, _, _ in rows]
+        sources = [[channels_last(state[name]) for name in plan.names] for state, _, _ in rows]
         before = np.array([[tensor.data_ptr() for tensor in tensors] for tensors in sources], np.uint64)
         memory = [torch.empty(plan.state_floats) for _ in rows]
         after = np.array([[tensor.data_ptr()] for tensor in memory], np.uint64) + plan.state_offsets
@@ -237,23 +242,10 @@ class _Cells:
         return self._values[row].ctypes.data, self._active[row].ctypes.data, self._pitch
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    """The tensor with its channels last in memory; a copy where it lies otherwise."""
-    _, channels, height, width = tensor.shape
-    if tensor.stride() == (channels * height * width, 1, channels * width, channels):
-        return tensor
-    return tensor.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-
-
 def _row_pointers(tensors: Sequence[Tensor], plan: Plan, batch: int) -> NDArray[np.uint64]:
     starts = np.array([tensor.data_ptr() for tensor in tensors], np.uint64)
     sizes = np.array([4 * c * h * w for c, h, w in plan.shapes], np.uint64)
     return starts + np.arange(batch, dtype=np.uint64)[:, None] * sizes
-
-
-def _empty(batch: int, shape: tuple[int, int, int]) -> Tensor:
-    channels, height, width = shape
-    return torch.empty(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _views(plan: Plan, flat: Tensor) -> dict[str, Tensor]:

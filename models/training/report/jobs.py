@@ -73,6 +73,11 @@ def energy_job(name: str, networks: Collection[str]) -> Job:
     return Job("energy", "models.training.energy", name, options, (name,))
 
 
+def weights_job(name: str) -> Job:
+    """A streaming network's scores with weights of fewer bits."""
+    return Job("weights", "models.training.weights", name, ("--model", name), (name,))
+
+
 def _with_twin(option: str, name: str, networks: Collection[str]) -> list[str]:
     twin = twin_name(name)
     return [option, twin] if twin in networks else []
@@ -84,6 +89,7 @@ def jobs(networks: Collection[str]) -> list[Job]:
         *(conversion_job(name) for name in CONVERTED),
         *(robustness_job(name, networks) for name in STREAMING),
         *(energy_job(name, networks) for name in STREAMING),
+        *(weights_job(name) for name in STREAMING),
     ]
     return [job for job in every if set(job.needs) <= set(networks)]
 

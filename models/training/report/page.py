@@ -12,6 +12,7 @@ from models.training.report.sections.masks import masks_section
 from models.training.report.sections.origin import origin_section
 from models.training.report.sections.robustness import robustness_section
 from models.training.report.sections.scores import scores_section
+from models.training.report.sections.weights import weights_section
 
 INTRODUCTION = (
     "# Results",
@@ -28,6 +29,7 @@ SECTIONS = (
     conversion_section,
     robustness_section,
     energy_section,
+    weights_section,
     curves_section,
     masks_section,
 )

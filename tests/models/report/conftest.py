@@ -20,7 +20,7 @@ from models.classes import DDD17_CLASSES, SegmentationClass
 from models.coding import InputCoding
 from models.datasets import voc2012
 from models.runtime.activity import LayerActivity, SpikeActivity
-from models.training import convert, energy, robustness
+from models.training import convert, energy, robustness, weights
 from models.training.evaluate import WINDOW_US, activity_report, camvid_events, confusion_report
 from models.training.history import HISTORY
 from models.training.report.results import Results, read_results
@@ -132,7 +132,13 @@ def stored(data_tree: Path, small_zoo: Path) -> dict[str, dict[str, Any]]:
         "pictures": 2,
         "perturbations": [{"name": "gaussian_noise", "axis": "Gaussian noise σ", "nominal": 0, "points": points}],
     }
-    return {"conversion-edge-s": converted, "energy-edge-s": measured, "robustness-edge-s": perturbed}
+    rounded = weights.report("edge-s", windows, small_zoo)
+    return {
+        "conversion-edge-s": converted,
+        "energy-edge-s": measured,
+        "robustness-edge-s": perturbed,
+        "weights-edge-s": rounded,
+    }
 
 
 @pytest.fixture

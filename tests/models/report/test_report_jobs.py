@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from models.errors import TrainingError
-from models.training import convert, energy, robustness
+from models.training import convert, energy, robustness, weights
 from models.training.report import jobs
 
 NETWORKS = ("edge-s", "edge-s-ann", "edge-l", "paper-deeplab", "paper-deeplab-ann", "paper-fcn", "paper-deeplab-voc")
@@ -27,6 +27,8 @@ def test_measurements_are_made_for_the_networks_that_there_are() -> None:
         "robustness-edge-l",
         "energy-edge-s",
         "energy-edge-l",
+        "weights-edge-s",
+        "weights-edge-l",
     ]
     assert jobs.jobs([]) == []
 
@@ -34,7 +36,7 @@ def test_measurements_are_made_for_the_networks_that_there_are() -> None:
 def test_the_commands_of_measurements_have_known_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mains: dict[str, Callable[[], None]] = {m.__name__: m.main for m in (convert, robustness, energy)}
+    mains: dict[str, Callable[[], None]] = {m.__name__: m.main for m in (convert, robustness, energy, weights)}
     for job in jobs.jobs(NETWORKS):
         _, module, *options = jobs.job_command(job, tmp_path)
         # An option that there is not ends the command before it measures anything, and must be all that is refused.

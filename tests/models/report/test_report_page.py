@@ -70,6 +70,17 @@ def test_classes_and_confusion_are_those_of_the_cards(results: Results) -> None:
     assert "nan" not in page
 
 
+def test_weights_of_fewer_bits_stand_beside_float32(results: Results) -> None:
+    page = render(results)
+    rows = results.stored["weights-edge-s"]["weights"]
+    assert list(rows) == ["float32", "bfloat16", "int8"]
+    assert rows["float32"]["labelled_pixels_changed"] == 0
+    cost = rows["int8"]["miou"] - rows["float32"]["miou"]
+    row = cells(page, "## Weights of fewer bits", "int8")
+    assert row[1:4] == ["8", f"{rows['int8']['miou']:.4f}", f"{cost:+.4f}".replace("-", "−")]
+    assert "`edge-l`: not measured yet. `python -m models.training.weights --model edge-l" in page
+
+
 def test_remarks_are_taken_over_as_they_are(results: Results, tmp_path: Path) -> None:
     text = "`object` stays low: *thin things*.\n\n- one | two\n"
     (tmp_path / "remarks.md").write_text(text)
