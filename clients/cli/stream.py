@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -23,12 +23,13 @@ from clients.cli.options import (
     source_options,
 )
 from clients.health import StateChange, StreamState
-from clients.options import StreamOptions
+from clients.items import Item
+from clients.options import FrameOptions, StreamOptions
 from clients.outputs import MaskFolder, McapRecording, Output, OverlayVideo, Report, WindowEvents
 from clients.results import SessionInfo
-from clients.sources import Source, play
+from clients.sources import FrameSource, Source, play, play_frames
 from clients.streaming import ResultStream
-from models.events import EventBatch, SensorSize
+from models.events import SensorSize
 
 PathType: Any = click.Path(path_type=Path)
 
@@ -56,6 +57,13 @@ PathType: Any = click.Path(path_type=Path)
     help="What becomes of windows that come faster than they are computed.",
 )
 @click.option("--reorder-us", type=click.IntRange(0), default=0, help="Events may come late by so many microseconds.")
+@click.option(
+    "--emulate",
+    type=click.Choice(["client", "server"]),
+    default="client",
+    show_default=True,
+    help="Where a video's or webcam's frames become events; with server, frames are sent, and pictures show no events.",
+)
 @click.option("--quiet", is_flag=True, help="No progress, only the report.")
 @service_options
 def stream(
@@ -74,6 +82,7 @@ def stream(
     duration_us: int | None,
     queue: Literal["wait", "drop-oldest", "merge"],
     reorder_us: int,
+    emulate: Literal["client", "server"],
     quiet: bool,
     service: Service,
 ) -> int:
@@ -84,24 +93,40 @@ def stream(
     """
     if overlay and save is None:
         raise click.UsageError("--overlay needs --save FOLDER.")
+    if reorder_us and emulate == "server":
+        raise click.UsageError("--reorder-us is for events; frames come in order.")
     interrupted = False
     with ExitStack() as closing:
         events = closing.enter_context(opened(source, sensor, topic, ordered=not reorder_us))
         client = closing.enter_context(service.client())
         progress = closing.enter_context(_progress(quiet))
         kept = WindowEvents()
-        batches: Iterator[EventBatch] = play(
-            events, speed=speed, skip_us=skip_us or 0, duration_us=duration_us, loops=loops or None
-        )
-        if save or video or mcap:
-            batches = kept.watch(batches)
+        played: dict[str, Any] = {
+            "speed": speed,
+            "skip_us": skip_us or 0,
+            "duration_us": duration_us,
+            "loops": loops or None,
+        }
+        items: Iterable[Item]
+        if emulate == "server":
+            if not isinstance(events, FrameSource):
+                raise click.UsageError(f"--emulate server is for video and webcams; {source} gives events.")
+            items = play_frames(events, **played)
+        else:
+            batches = play(events, **played)
+            items = kept.watch(batches) if save or video or mcap else batches
         results = closing.enter_context(
             client.stream(
-                batches,
+                items,
                 events.sensor,
                 model=model,
                 window_us=window_us,
-                options=StreamOptions(queue=queue, reorder_us=reorder_us, lost_session="restart"),
+                options=StreamOptions(
+                    queue=queue,
+                    reorder_us=reorder_us,
+                    lost_session="restart",
+                    frames=FrameOptions() if emulate == "server" else None,
+                ),
                 on_state=_teller(progress),
             )
         )
