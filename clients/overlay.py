@@ -70,8 +70,28 @@ def overlay(
     if len(events) and (int(events.x.max()) >= width or int(events.y.max()) >= height):
         raise ValueError(f"an event lies outside the {width}x{height} mask")
     picture: NDArray[np.uint8] = np.rint(color_mask(mask, classes) * opacity).astype(np.uint8)
-    # A pixel's last event, found as the first one from the end: of repeated indices NumPy does not promise an order.
-    pixels = events.y.astype(np.int64) * width + events.x
-    last, at = np.unique(pixels[::-1], return_index=True)
-    picture.reshape(-1, 3)[last] = _EVENT_COLORS[(events.p[::-1][at] != 0).astype(np.intp)]
+    pixels, on = last_events(events, width)
+    picture.reshape(-1, 3)[pixels] = _EVENT_COLORS[on.astype(np.intp)]
     return picture
+
+
+def last_events(events: EventBatch, width: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The last event of each pixel that has any.
+
+    Parameters
+    ----------
+    events : EventBatch
+        Ordered by time.
+    width : int
+        Pixels of a row.
+
+    Returns
+    -------
+    pixels : int64 array, (N,)
+        Row by row, in order, each once.
+    on : bool array, (N,)
+        Whether its last event is ON.
+    """
+    # Found as the first one from the end: of repeated indices NumPy does not promise an order.
+    pixels, at = np.unique((events.y.astype(np.int64) * width + events.x)[::-1], return_index=True)
+    return pixels, events.p[::-1][at] != 0

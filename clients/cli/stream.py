@@ -25,7 +25,7 @@ from clients.cli.options import (
 from clients.health import StateChange, StreamState
 from clients.items import Item
 from clients.options import FrameOptions, StreamOptions
-from clients.outputs import MaskFolder, McapRecording, Output, OverlayVideo, Report, WindowEvents
+from clients.outputs import MaskFolder, McapRecording, Output, OverlayVideo, Report, RerunRecording, WindowEvents
 from clients.results import SessionInfo
 from clients.sources import FrameSource, Source, play, play_frames
 from clients.streaming import ResultStream
@@ -40,6 +40,12 @@ PathType: Any = click.Path(path_type=Path)
 @click.option("--overlay", is_flag=True, help="With --save: also pictures of the masks with the events.")
 @click.option("--video", metavar="FILE.mp4", type=PathType, help="Save a video of the masks with the events.")
 @click.option("--mcap", metavar="FILE.mcap", type=PathType, help="Save masks, events and activity for Foxglove.")
+@click.option("--rerun", metavar="FILE.rrd", type=PathType, help="Save masks, events and activity for Rerun.")
+@click.option(
+    "--rerun-connect",
+    metavar="URL",
+    help="Show them live in a Rerun viewer that listens, as rerun+http://127.0.0.1:9876/proxy.",
+)
 @network_options
 @click.option(
     "--speed",
@@ -72,6 +78,8 @@ def stream(
     overlay: bool,
     video: Path | None,
     mcap: Path | None,
+    rerun: Path | None,
+    rerun_connect: str | None,
     model: str | None,
     window_us: int | None,
     speed: float | None,
@@ -114,7 +122,7 @@ def stream(
             items = play_frames(events, **played)
         else:
             batches = play(events, **played)
-            items = kept.watch(batches) if save or video or mcap else batches
+            items = kept.watch(batches) if save or video or mcap or rerun or rerun_connect else batches
         results = closing.enter_context(
             client.stream(
                 items,
@@ -131,6 +139,9 @@ def stream(
             )
         )
         outputs = _outputs(closing, results.session, events.sensor, save, overlay, video, mcap)
+        if rerun is not None or rerun_connect is not None:
+            recording = RerunRecording(results.session.classes, events.sensor, path=rerun, url=rerun_connect)
+            outputs.append(closing.enter_context(recording))
         report = Report(results.session.classes)
         task = progress.add_task("", total=None, sensor=0.0, windows=0, latency=0.0, state="")
         try:
