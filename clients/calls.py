@@ -120,7 +120,9 @@ class Calls:
             body = b"".join(encode_packets(events, sensor, packet_us=_PACKET_US))
         except WireError as error:
             raise _unusable(error) from None
-        metadata, mask = yield from self._segment(MEDIA_TYPE, body, {"model": model, "window_us": window_us})
+        metadata, mask = yield from self._segment(
+            MEDIA_TYPE, body, {"model": model, "window_us": window_us}, "application/octet-stream"
+        )
         return read_result(metadata, mask)
 
     def segment_picture(self, picture: Picture, model: str | None) -> Flow[PictureResult]:
@@ -129,7 +131,7 @@ class Calls:
             media_type, body = picture_file(picture)
         except WireError as error:
             raise _unusable(error) from None
-        metadata, mask = yield from self._segment(media_type, body, {"model": model})
+        metadata, mask = yield from self._segment(media_type, body, {"model": model}, "image/png")
         return read_picture_result(metadata, mask)
 
     def wait_until_ready(self, patience_s: float) -> Flow[None]:
@@ -179,14 +181,16 @@ class Calls:
     def _longest_s(self) -> float:
         return self.timeouts.read if self.timeouts.total is None else min(self.timeouts.read, self.timeouts.total)
 
-    def _segment(self, media_type: str, body: bytes, query: Mapping[str, Any]) -> Flow[tuple[Mapping[str, Any], bytes]]:
-        """The metadata and the raw mask that a body is answered with."""
+    def _segment(
+        self, media_type: str, body: bytes, query: Mapping[str, Any], accept: str
+    ) -> Flow[tuple[Mapping[str, Any], bytes]]:
+        """The metadata and the encoded mask that a body is answered with."""
         answer = yield from self._call(
             Call(
                 "POST",
                 "/v1/segment",
                 {name: value for name, value in query.items() if value is not None},
-                {"Content-Type": media_type, "Accept": "application/octet-stream"},
+                {"Content-Type": media_type, "Accept": accept},
                 body,
             )
         )

@@ -158,12 +158,15 @@ class PictureResult:
     latency : Latency
     class_share : tuple of float
         Share of the mask's pixels that each class has, in the order of the network's classes.
+    png : bytes
+        The mask as the service sent it: an indexed PNG in the colours of the network's classes.
     """
 
     mask: NDArray[np.uint8]
     activity: Activity
     latency: Latency
     class_share: tuple[float, ...]
+    png: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +266,7 @@ def read_result(metadata: Mapping[str, Any], data: bytes) -> Result:
 
 
 def read_picture_result(metadata: Mapping[str, Any], data: bytes) -> PictureResult:
-    """The answer to a picture from its metadata and its encoded mask.
+    """The answer to a picture from its metadata and its mask, a PNG.
 
     Raises
     ------
@@ -276,6 +279,7 @@ def read_picture_result(metadata: Mapping[str, Any], data: bytes) -> PictureResu
             activity=_activity(metadata["activity"]),
             latency=_latency(metadata["latency_ms"]),
             class_share=tuple(float(share) for share in metadata["class_share"]),
+            png=data,
         )
     except (KeyError, TypeError, ValueError, AttributeError, WireError) as error:
         raise ProtocolError(f"a result cannot be read: {_reason(error)}") from error
@@ -334,7 +338,9 @@ def read_welcome(document: Mapping[str, Any]) -> SessionInfo:
 
 
 def _mask(about: Mapping[str, Any], data: bytes) -> NDArray[np.uint8]:
-    return decode_mask(data, MaskEncoding(about["encoding"]), int(about["width"]), int(about["height"]))
+    mask = decode_mask(data, MaskEncoding(about["encoding"]), int(about["width"]), int(about["height"]))
+    mask.flags.writeable = False
+    return mask
 
 
 def _latency(document: Mapping[str, Any]) -> Latency:

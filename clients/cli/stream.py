@@ -34,7 +34,7 @@ from models.events import SensorSize
 PathType: Any = click.Path(path_type=Path)
 
 
-@click.command(epilog=SOURCE_HELP)
+@click.command(epilog=SOURCE_HELP, short_help="Stream a source; save masks, video, reports.")
 @click.argument("source")
 @click.option("--save", metavar="FOLDER", type=PathType, help="Save indexed PNG masks there.")
 @click.option("--overlay", is_flag=True, help="With --save: also pictures of the masks with the events.")

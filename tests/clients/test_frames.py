@@ -424,6 +424,10 @@ def test_a_picture_goes_through_a_network_of_frames(server: str) -> None:
         assert result.latency.total_ms >= result.latency.compute_ms > 0
         assert len(result.class_share) == 21
         np.testing.assert_array_equal(result.mask, masks[0].mask)
+        assert not result.mask.flags.writeable
+        with Image.open(io.BytesIO(result.png)) as image:
+            assert image.mode == "P"
+            np.testing.assert_array_equal(np.asarray(image), result.mask)
 
 
 def test_a_picture_that_cannot_be_segmented_is_an_error(server: str) -> None:
@@ -436,6 +440,17 @@ def test_a_picture_that_cannot_be_segmented_is_an_error(server: str) -> None:
             segment(np.zeros((4, 4, 4), np.uint8))
         with pytest.raises(InputError, match="not a PNG, JPEG or WebP file"):
             segment(b"GIF89a")
+
+
+def test_the_command_segments_a_picture(server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "scene.jpg", tmp_path / "mask.png"
+    Image.fromarray(GREY).save(path, "JPEG")
+    assert main(["segment", str(path), "--url", server, "--out", str(out)]) == 0
+    assert f"{out}: 64x48, " in capsys.readouterr().out
+    with Client(server, timeout=PATIENCE_S) as client:
+        assert out.read_bytes() == client.segment_picture(path.read_bytes()).png
+    assert main(["segment", str(path), "--url", server, "--window-ms", "20"]) == 2
+    assert "do not go with a picture" in capsys.readouterr().err
 
 
 def test_files_are_told_apart_by_their_beginning() -> None:
