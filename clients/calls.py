@@ -116,6 +116,8 @@ class Calls:
 
     def segment(self, events: EventBatch, sensor: SensorSize, model: str | None, window_us: int | None) -> Flow[Result]:
         """``POST /v1/segment``, which keeps nothing and so may be made again."""
+        if not len(events):
+            raise InputError("there are no events, so there is no window to segment")
         try:
             body = b"".join(encode_packets(events, sensor, packet_us=_PACKET_US))
         except WireError as error:

@@ -16,7 +16,7 @@ from clients.errors import ClientError, InputError
 from clients.following import Follower, ResultListener
 from clients.health import StateListener
 from clients.items import Item
-from clients.options import StreamOptions
+from clients.options import FrameOptions, StreamOptions
 from clients.pictures import Picture
 from clients.policies import RESUMING, Retries, Timeouts
 from clients.results import ModelInfo, PictureResult, Result
@@ -308,10 +308,17 @@ def stream_protocol(
     resume: Retries,
 ) -> StreamProtocol:
     """The protocol of a new stream; the parameters are those of :meth:`Client.stream`."""
+    if isinstance(source, EventBatch | str | bytes):
+        kind = type(source).__name__
+        raise InputError(f"a stream takes an iterable of batches, as open_source gives one, not a single {kind}")
     size = sensor if sensor is not None else getattr(source, "sensor", None)
-    if not isinstance(size, SensorSize):
+    if size is None:
         raise InputError("the source does not say how large its sensor is: give the sensor's size")
+    if not isinstance(size, SensorSize):
+        raise InputError(f"the sensor's size is a SensorSize(width, height), not {size!r}")
     options = StreamOptions() if options is None else options
+    if not isinstance(options, StreamOptions) or not isinstance(options.frames, FrameOptions | None):
+        raise InputError("options are StreamOptions(…), and its frames are FrameOptions(…)")
     hello: dict[str, Any] = {
         "type": "hello",
         "version": PROTOCOL_VERSION,
