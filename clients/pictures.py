@@ -12,7 +12,8 @@ from models.events import SensorSize
 from service.wire.errors import FrameError
 from service.wire.frames import encode_frame, encode_picture_frame
 
-Picture = NDArray[np.uint8] | bytes
+Pixels = NDArray[np.uint8]
+Picture = Pixels | bytes
 """Grey (H, W) or RGB (H, W, 3) pixels, or the bytes of a PNG, JPEG or WebP file."""
 
 
@@ -53,6 +54,14 @@ def picture_file(picture: Picture) -> tuple[str, bytes]:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
     return "image/png", file.getvalue()
+
+
+def pixels(picture: Picture) -> Pixels:
+    """The pixels of a picture, grey (H, W) or RGB (H, W, 3); a file becomes RGB."""
+    if isinstance(picture, np.ndarray):
+        return picture
+    with Image.open(io.BytesIO(picture)) as image:
+        return np.array(image.convert("RGB"))
 
 
 def media_type(file: bytes) -> str:

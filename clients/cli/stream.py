@@ -25,7 +25,16 @@ from clients.cli.options import (
 from clients.health import StateChange, StreamState
 from clients.items import Item
 from clients.options import FrameOptions, StreamOptions
-from clients.outputs import MaskFolder, McapRecording, Output, OverlayVideo, Report, RerunRecording, WindowEvents
+from clients.outputs import (
+    MaskFolder,
+    McapRecording,
+    Output,
+    OverlayVideo,
+    Report,
+    RerunRecording,
+    WindowEvents,
+    WindowFrames,
+)
 from clients.results import SessionInfo
 from clients.sources import FrameSource, Source, play, play_frames
 from clients.streaming import ResultStream
@@ -68,7 +77,7 @@ PathType: Any = click.Path(path_type=Path)
     type=click.Choice(["client", "server"]),
     default="client",
     show_default=True,
-    help="Where a video's or webcam's frames become events; with server, frames are sent, and pictures show no events.",
+    help="Where a video's or webcam's frames become events; with server, frames are sent and shown in place of events.",
 )
 @click.option("--quiet", is_flag=True, help="No progress, only the report.")
 @service_options
@@ -108,7 +117,8 @@ def stream(
         events = closing.enter_context(opened(source, sensor, topic, ordered=not reorder_us))
         client = closing.enter_context(service.client())
         progress = closing.enter_context(_progress(quiet))
-        kept = WindowEvents()
+        kept, seen = WindowEvents(), WindowFrames()
+        shown = bool(save or video or mcap or rerun or rerun_connect)
         played: dict[str, Any] = {
             "speed": speed,
             "skip_us": skip_us or 0,
@@ -119,10 +129,11 @@ def stream(
         if emulate == "server":
             if not isinstance(events, FrameSource):
                 raise click.UsageError(f"--emulate server is for video and webcams; {source} gives events.")
-            items = play_frames(events, **played)
+            frames = play_frames(events, **played)
+            items = seen.watch(frames) if shown else frames
         else:
             batches = play(events, **played)
-            items = kept.watch(batches) if save or video or mcap or rerun or rerun_connect else batches
+            items = kept.watch(batches) if shown else batches
         results = closing.enter_context(
             client.stream(
                 items,
@@ -148,9 +159,9 @@ def stream(
             for result in results:
                 report.add(result)
                 if outputs:
-                    window = kept.take(result.t_start, result.t_end)
+                    window, frame = kept.take(result.t_start, result.t_end), seen.take(result.t_end)
                     for output in outputs:
-                        output.write(result, window)
+                        output.write(result, window, frame)
                 progress.update(
                     task,
                     sensor=report.sensor_us / 1e6,

@@ -3,6 +3,7 @@
 ============================ ==================== ==================================================================
 entity                       archetype            content
 ============================ ==================== ==================================================================
+``/sensor/frame``            Image                what a camera saw at the window's end, if it gives frames
 ``/sensor/mask``             SegmentationImage    class ids; names and colours are its AnnotationContext
 ``/sensor/events``           SegmentationImage    each pixel's last event of the window: 0 none, 1 OFF, 2 ON
 ``/events``                  Scalars              events of the window
@@ -32,13 +33,14 @@ from clients.errors import OutputError
 from clients.extras import require
 from clients.outputs.output import Output, unwritable
 from clients.overlay import OFF_COLOR, ON_COLOR, last_events
+from clients.pictures import Pixels
 from clients.results import Result
 from models.classes import SegmentationClass
 from models.events import EventBatch, SensorSize
 
 APPLICATION = "spikeseg"
 SENSOR_TIMELINE, WINDOW_TIMELINE = "sensor_time", "window"
-MASK, EVENTS = "/sensor/mask", "/sensor/events"
+FRAME, MASK, EVENTS = "/sensor/frame", "/sensor/mask", "/sensor/events"
 COUNT, SHARE, FIRING_RATE, SOPS, LATENCY = "/events", "/class_share", "/firing_rate", "/sops", "/latency"
 UNLABELLED = 255
 OFF_ID, ON_ID = 1, 2
@@ -108,11 +110,13 @@ class RerunRecording(Output):
         self._recording.set_sinks(*sinks, default_blueprint=_layout(blueprint))
         self._describe()
 
-    def write(self, result: Result, events: EventBatch) -> None:
+    def write(self, result: Result, events: EventBatch, frame: Pixels | None = None) -> None:
         """See :meth:`Output.write`."""
         rr, log = self._rr, self._log
         self._set_time(result.t_end)
         self._recording.set_time(WINDOW_TIMELINE, sequence=result.window)
+        if frame is not None:
+            log(FRAME, rr.Image(frame, draw_order=-1.0))
         log(MASK, rr.SegmentationImage(result.mask, opacity=_OPACITY, draw_order=0.0))
         log(EVENTS, rr.SegmentationImage(self._picture(events), opacity=1.0, draw_order=1.0))
         log(COUNT, rr.Scalars(result.events))

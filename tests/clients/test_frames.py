@@ -28,6 +28,7 @@ from clients import (
     StreamState,
     Timeouts,
     open_source,
+    overlay,
     stream_protocol,
 )
 from clients.cli.main import main
@@ -39,6 +40,7 @@ from clients.errors import (
     UnknownModelError,
     UnknownSessionError,
 )
+from clients.outputs import WindowFrames
 from clients.pictures import media_type, picture_file
 from clients.sources import FrameSource, play_frames
 from clients.stream_protocol import StreamProtocol
@@ -49,6 +51,7 @@ from service.wire.frames import decode_frame, encode_frame
 from service.wire.messages import MessageType, decode_message, encode_ack, encode_message
 from tests.clients.cutting_proxy import Cut, CuttingProxy, Direction
 from tests.clients.test_client import assert_same, results_until
+from tests.clients.test_rerun import pictures
 from tests.clients.test_sources import write_video
 from tests.clients.test_stream_protocol import result_of, sent, welcome
 from tests.service.harness import PATIENCE_S, SENSOR, WINDOW_US, Stream, hello, make_events
@@ -511,6 +514,38 @@ def test_the_command_emulates_on_either_side_with_the_same_masks(
     for line in ("events", "SOPs", "class share"):
         told = [[text for text in report.splitlines() if text.startswith(line)] for report in reports.values()]
         assert told[0] == told[1] != []
+
+
+def test_a_window_is_shown_with_what_the_camera_saw_at_its_end() -> None:
+    seen = WindowFrames()
+    assert seen.take(5) is None
+    frames = [Frame(10, GREY), Frame(20, np.repeat(GREY[..., None], 3, axis=2)), Frame(30, png(GREY))]
+    assert list(seen.watch(frames)) == frames
+    assert seen.take(10) is None
+    # There may be no frame between two windows.
+    for t_end, shape in ((11, (48, 64)), (20, (48, 64)), (21, (48, 64, 3)), (31, (48, 64, 3)), (500, (48, 64, 3))):
+        frame = seen.take(t_end)
+        assert frame is not None
+        assert frame.shape == shape
+        np.testing.assert_array_equal(frame if frame.ndim == 2 else frame[..., 0], GREY)
+
+
+def test_the_command_shows_the_frames_that_it_sends(server: str, video: Path, tmp_path: Path) -> None:
+    folder, rrd = tmp_path / "masks", tmp_path / "video.rrd"
+    command = ["stream", str(video), "--url", server, "--emulate", "server", "--quiet", "--save", str(folder)]
+    assert main([*command, "--overlay", "--rerun", str(rrd), "--video", str(tmp_path / "video.mp4")]) == 0
+    with open_source(video) as source, Client(server, timeout=PATIENCE_S) as client:
+        assert isinstance(source, FrameSource)
+        frames = list(source.frames())
+        results = list(client.stream(frames, source.sensor, options=FRAMED))
+    logged = pictures(rrd, "/sensor/frame", "Image")
+    assert len(logged) == len(results)
+    for result, picture in zip(results, logged, strict=True):
+        [*_, last] = [item.picture for item in frames if item.t_us < result.t_end]
+        assert isinstance(last, np.ndarray)
+        np.testing.assert_array_equal(picture, last)
+        with Image.open(folder / f"overlay_{result.window:06d}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), overlay(result.mask, EventBatch.empty(), frame=last))
 
 
 def test_the_command_says_what_cannot_be_emulated(

@@ -68,11 +68,11 @@ def columns(path: Path, entity: str, *, static: bool = False) -> dict[str, list[
     return found
 
 
-def pictures(path: Path, entity: str) -> list[NDArray[np.uint8]]:
+def pictures(path: Path, entity: str, archetype: str = "SegmentationImage") -> list[NDArray[np.uint8]]:
     """The pictures of an entity."""
     there = columns(path, entity)
-    shapes = [(form[0]["height"], form[0]["width"]) for form in there["SegmentationImage:format"]]
-    buffers = [np.array(buffer[0], np.uint8) for buffer in there["SegmentationImage:buffer"]]
+    shapes = [(form[0]["height"], form[0]["width"]) for form in there[f"{archetype}:format"]]
+    buffers = [np.array(buffer[0], np.uint8) for buffer in there[f"{archetype}:buffer"]]
     return [buffer.reshape(shape) for buffer, shape in zip(buffers, shapes, strict=True)]
 
 
