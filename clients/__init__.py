@@ -10,11 +10,11 @@ from clients.client import Client
 from clients.errors import ClientError
 from clients.following import Follower
 from clients.health import Health, StateChange, StreamState
-from clients.items import Advance, Flush
-from clients.options import StreamOptions
+from clients.items import Advance, Flush, Frame
+from clients.options import FrameOptions, StreamOptions
 from clients.overlay import color_mask, overlay
 from clients.policies import Retries, Timeouts
-from clients.results import Activity, Latency, LayerActivity, ModelInfo, Result, SessionInfo, Skipped
+from clients.results import Activity, Latency, LayerActivity, ModelInfo, PictureResult, Result, SessionInfo, Skipped
 from clients.sources import open_source
 from clients.streaming import ResultStream
 
@@ -27,10 +27,13 @@ __all__ = [
     "ClientError",
     "Flush",
     "Follower",
+    "Frame",
+    "FrameOptions",
     "Health",
     "Latency",
     "LayerActivity",
     "ModelInfo",
+    "PictureResult",
     "Result",
     "ResultStream",
     "Retries",

@@ -21,8 +21,9 @@ from clients.errors import ClientError, ConnectionLostError, DrainingError, Requ
 from clients.health import Health, StateListener, StreamState
 from clients.items import Item
 from clients.options import StreamOptions
+from clients.pictures import Picture
 from clients.policies import RESUMING, Retries, Timeouts
-from clients.results import ModelInfo, Result, SessionInfo
+from clients.results import ModelInfo, PictureResult, Result, SessionInfo
 from clients.stream_protocol import StreamProtocol
 from models.events import EventBatch, SensorSize
 
@@ -82,6 +83,10 @@ class AsyncClient:
         """See :meth:`Client.segment <clients.client.Client.segment>`."""
         return await self._drive(self._calls.segment(events, sensor, model, window_us))
 
+    async def segment_picture(self, picture: Picture, *, model: str | None = None) -> PictureResult:
+        """See :meth:`Client.segment_picture <clients.client.Client.segment_picture>`."""
+        return await self._drive(self._calls.segment_picture(picture, model))
+
     def stream(
         self,
         source: Iterable[Item] | AsyncIterable[Item],
@@ -93,7 +98,7 @@ class AsyncClient:
         options: StreamOptions | None = None,
         on_state: StateListener | None = None,
     ) -> AsyncResultStream:
-        """Stream events through a session of their own.
+        """Stream events, or frames, through a session of their own.
 
         The parameters are those of :meth:`Client.stream <clients.client.Client.stream>`, but the source may be an
         asynchronous iterable. One that is not has its items taken in a thread, so that it may wait for them.

@@ -25,11 +25,12 @@ from clients.errors import (
     TransportError,
     from_problem,
 )
+from clients.pictures import Picture, picture_file
 from clients.policies import ONCE, Retries, Timeouts, is_passing
-from clients.results import ModelInfo, Result, read_models, read_result
+from clients.results import ModelInfo, PictureResult, Result, read_models, read_picture_result, read_result
 from clients.tracing import trace_headers
 from models.events import EventBatch, SensorSize
-from service.wire.errors import PacketError
+from service.wire.errors import WireError
 from service.wire.events import MEDIA_TYPE, encode_packets
 
 T = TypeVar("T")
@@ -115,25 +116,25 @@ class Calls:
 
     def segment(self, events: EventBatch, sensor: SensorSize, model: str | None, window_us: int | None) -> Flow[Result]:
         """``POST /v1/segment``, which keeps nothing and so may be made again."""
+        if not len(events):
+            raise InputError("there are no events, so there is no window to segment")
         try:
             body = b"".join(encode_packets(events, sensor, packet_us=_PACKET_US))
-        except PacketError as error:
-            fields = [FieldError(error.field, str(error))] if error.field else []
-            raise InputError(str(error), errors=fields) from None
-        query = {"model": model, "window_us": window_us}
-        answer = yield from self._call(
-            Call(
-                "POST",
-                "/v1/segment",
-                {name: value for name, value in query.items() if value is not None},
-                {"Content-Type": MEDIA_TYPE, "Accept": "application/octet-stream"},
-                body,
-            )
+        except WireError as error:
+            raise _unusable(error) from None
+        metadata, mask = yield from self._segment(
+            MEDIA_TYPE, body, {"model": model, "window_us": window_us}, "application/octet-stream"
         )
-        header = answer.headers.get("Spikeseg-Result")
-        if header is None:
-            raise ProtocolError("the answer lacks the header Spikeseg-Result")
-        return read_result(_json(header), answer.content)
+        return read_result(metadata, mask)
+
+    def segment_picture(self, picture: Picture, model: str | None) -> Flow[PictureResult]:
+        """``POST /v1/segment`` with a picture."""
+        try:
+            media_type, body = picture_file(picture)
+        except WireError as error:
+            raise _unusable(error) from None
+        metadata, mask = yield from self._segment(media_type, body, {"model": model}, "image/png")
+        return read_picture_result(metadata, mask)
 
     def wait_until_ready(self, patience_s: float) -> Flow[None]:
         """Ask for ``/v2/health/ready`` until it says yes.
@@ -182,6 +183,24 @@ class Calls:
     def _longest_s(self) -> float:
         return self.timeouts.read if self.timeouts.total is None else min(self.timeouts.read, self.timeouts.total)
 
+    def _segment(
+        self, media_type: str, body: bytes, query: Mapping[str, Any], accept: str
+    ) -> Flow[tuple[Mapping[str, Any], bytes]]:
+        """The metadata and the encoded mask that a body is answered with."""
+        answer = yield from self._call(
+            Call(
+                "POST",
+                "/v1/segment",
+                {name: value for name, value in query.items() if value is not None},
+                {"Content-Type": media_type, "Accept": accept},
+                body,
+            )
+        )
+        header = answer.headers.get("Spikeseg-Result")
+        if header is None:
+            raise ProtocolError("the answer lacks the header Spikeseg-Result")
+        return _json(header), answer.content
+
     def _call(self, call: Call) -> Flow[Answer]:
         """Make a call, more than once if need be; an answer that is no success is an error."""
         end = None if self.timeouts.total is None else self.clock() + self.timeouts.total
@@ -212,6 +231,10 @@ class Calls:
         message = f"{self.base_url} is not the service: it answers {call.path} with HTTP status {answer.status}"
         # A proxy whose server is just starting anew.
         return TransportError(message) if answer.status in (502, 503, 504) else ProtocolError(message)
+
+
+def _unusable(error: WireError) -> InputError:
+    return InputError(str(error), errors=[FieldError(error.field, str(error))] if error.field else [])
 
 
 def _json(text: str | bytes) -> Mapping[str, Any]:

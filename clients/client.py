@@ -16,9 +16,10 @@ from clients.errors import ClientError, InputError
 from clients.following import Follower, ResultListener
 from clients.health import StateListener
 from clients.items import Item
-from clients.options import StreamOptions
+from clients.options import FrameOptions, StreamOptions
+from clients.pictures import Picture
 from clients.policies import RESUMING, Retries, Timeouts
-from clients.results import ModelInfo, Result
+from clients.results import ModelInfo, PictureResult, Result
 from clients.stream_protocol import StreamProtocol
 from clients.streaming import ResultStream
 from models.events import EventBatch, SensorSize
@@ -135,6 +136,31 @@ class Client:
         """
         return self._drive(self._calls.segment(events, sensor, model, window_us))
 
+    def segment_picture(self, picture: Picture, *, model: str | None = None) -> PictureResult:
+        """Run a picture through a network of frames.
+
+        Parameters
+        ----------
+        picture : uint8 array (H, W) or (H, W, 3), or bytes
+            Grey or RGB pixels, which are sent without loss; or a PNG, JPEG or WebP file, which is sent as it is.
+        model : str, optional
+            A network of frames; the service's default one if not given.
+
+        Returns
+        -------
+        PictureResult
+            Its mask is a uint8 array (H, W).
+
+        Raises
+        ------
+        InputError
+            If the picture cannot be used.
+        UnknownModelError
+        ClientError
+            See :mod:`clients.errors` for the others.
+        """
+        return self._drive(self._calls.segment_picture(picture, model))
+
     def stream(
         self,
         source: Iterable[Item],
@@ -146,14 +172,15 @@ class Client:
         options: StreamOptions | None = None,
         on_state: StateListener | None = None,
     ) -> ResultStream:
-        """Stream events through a session of their own.
+        """Stream events, or frames, through a session of their own.
 
         Parameters
         ----------
-        source : iterable of EventBatch, Advance or Flush
+        source : iterable of EventBatch, Advance or Flush; or of Frame
             A :class:`~clients.sources.Source`, or batches ordered by time in microseconds, also from one to the next
             (unless ``options`` allow otherwise), inside the sensor. They may be of any length: large ones are cut, and
-            how they are cut changes no mask.
+            how they are cut changes no mask. With ``StreamOptions(frames=…)`` :class:`~clients.items.Frame`, of which
+            the service makes the events.
         sensor : SensorSize, optional
             Pixels; that of the source if it has one.
         model : str, optional
@@ -281,10 +308,17 @@ def stream_protocol(
     resume: Retries,
 ) -> StreamProtocol:
     """The protocol of a new stream; the parameters are those of :meth:`Client.stream`."""
+    if isinstance(source, EventBatch | str | bytes):
+        kind = type(source).__name__
+        raise InputError(f"a stream takes an iterable of batches, as open_source gives one, not a single {kind}")
     size = sensor if sensor is not None else getattr(source, "sensor", None)
-    if not isinstance(size, SensorSize):
+    if size is None:
         raise InputError("the source does not say how large its sensor is: give the sensor's size")
+    if not isinstance(size, SensorSize):
+        raise InputError(f"the sensor's size is a SensorSize(width, height), not {size!r}")
     options = StreamOptions() if options is None else options
+    if not isinstance(options, StreamOptions) or not isinstance(options.frames, FrameOptions | None):
+        raise InputError("options are StreamOptions(…), and its frames are FrameOptions(…)")
     hello: dict[str, Any] = {
         "type": "hello",
         "version": PROTOCOL_VERSION,

@@ -2,8 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class FrameOptions:
+    """How the service turns frames into events: an emulated event sensor, whose memory is part of the session.
+
+    The service's defaults where nothing is said; ``models/emulator.py`` has the model.
+
+    Attributes
+    ----------
+    contrast_on, contrast_off : float, optional
+        Thresholds, as a change of the natural log of intensity, 0.05 to 3.
+    threshold_sigma : float, optional
+        Their standard deviation over the pixels.
+    refractory_us : int, optional
+        Dead time of a pixel after an event, in microseconds.
+    noise_rate_hz : float, optional
+        Background events of each pixel in a second.
+    seed : int, optional
+        Of the thresholds' spread and the noise: the same frames with the same seed give the same masks.
+    """
+
+    contrast_on: float | None = None
+    contrast_off: float | None = None
+    threshold_sigma: float | None = None
+    refractory_us: int | None = None
+    noise_rate_hz: float | None = None
+    seed: int | None = None
+
+    def hello(self) -> dict[str, Any]:
+        """The field of a hello that asks for this."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +75,8 @@ class StreamOptions:
         :class:`~clients.errors.UnknownSessionError`, or ``restart``: go on in a new session with the same numbers of
         windows, none lost. Its membranes are warmed up with the last events again, and so nearly what they were; the
         first result says so in ``skipped.restart``. Needs windows of time and times that do not run back.
+    frames : FrameOptions, optional
+        The stream takes :class:`~clients.items.Frame` in place of events, which the service makes of them.
     """
 
     stride_us: int | None = None
@@ -59,6 +93,7 @@ class StreamOptions:
     filter_refractory_us: int = 0
     filter_hot: bool = False
     lost_session: Literal["raise", "restart"] = "raise"
+    frames: FrameOptions | None = None
 
     @property
     def ordered(self) -> bool:
@@ -99,4 +134,6 @@ class StreamOptions:
                 "refractory_us": self.filter_refractory_us,
                 "hot_pixel": {} if self.filter_hot else None,
             }
+        if self.frames is not None:
+            fields["frames"] = self.frames.hello()
         return fields

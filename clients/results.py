@@ -149,6 +149,29 @@ class Result:
     deadline_missed: bool
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PictureResult:
+    """The answer to a single picture.
+
+    Attributes
+    ----------
+    mask : uint8 array, (H, W)
+        Class ids of the network, of the picture's size; 255 is unlabelled. Read-only.
+    activity : Activity
+    latency : Latency
+    class_share : tuple of float
+        Share of the mask's pixels that each class has, in the order of the network's classes.
+    png : bytes
+        The mask as the service sent it: an indexed PNG in the colours of the network's classes.
+    """
+
+    mask: NDArray[np.uint8]
+    activity: Activity
+    latency: Latency
+    class_share: tuple[float, ...]
+    png: bytes = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A network that the service offers.
@@ -221,7 +244,7 @@ def read_result(metadata: Mapping[str, Any], data: bytes) -> Result:
         If they are not as the wire contract has them.
     """
     try:
-        about, latency, skipped = metadata["mask"], metadata["latency_ms"], metadata["skipped"]
+        skipped = metadata["skipped"]
         activity = metadata.get("activity")
         return Result(
             window=int(metadata["window"]),
@@ -236,11 +259,31 @@ def read_result(metadata: Mapping[str, Any], data: bytes) -> Result:
                 bool(skipped["restart"]),
                 {str(reason): int(count) for reason, count in skipped.get("filtered", {}).items()},
             ),
-            mask=decode_mask(data, MaskEncoding(about["encoding"]), int(about["width"]), int(about["height"])),
+            mask=_mask(metadata["mask"], data),
             activity=None if activity is None else _activity(activity),
-            latency=Latency(*(float(latency[name]) for name in ("decode", "wait", "compute", "encode", "total"))),
+            latency=_latency(metadata["latency_ms"]),
             class_share=tuple(float(share) for share in metadata["class_share"]),
             deadline_missed=bool(metadata["deadline_missed"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, WireError) as error:
+        raise ProtocolError(f"a result cannot be read: {_reason(error)}") from error
+
+
+def read_picture_result(metadata: Mapping[str, Any], data: bytes) -> PictureResult:
+    """The answer to a picture from its metadata and its mask, a PNG.
+
+    Raises
+    ------
+    ProtocolError
+        If they are not as the wire contract has them.
+    """
+    try:
+        return PictureResult(
+            mask=_mask(metadata["mask"], data),
+            activity=_activity(metadata["activity"]),
+            latency=_latency(metadata["latency_ms"]),
+            class_share=tuple(float(share) for share in metadata["class_share"]),
+            png=data,
         )
     except (KeyError, TypeError, ValueError, AttributeError, WireError) as error:
         raise ProtocolError(f"a result cannot be read: {_reason(error)}") from error
@@ -296,6 +339,16 @@ def read_welcome(document: Mapping[str, Any]) -> SessionInfo:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"the welcome cannot be read: {_reason(error)}") from error
+
+
+def _mask(about: Mapping[str, Any], data: bytes) -> NDArray[np.uint8]:
+    mask = decode_mask(data, MaskEncoding(about["encoding"]), int(about["width"]), int(about["height"]))
+    mask.flags.writeable = False
+    return mask
+
+
+def _latency(document: Mapping[str, Any]) -> Latency:
+    return Latency(*(float(document[name]) for name in ("decode", "wait", "compute", "encode", "total")))
 
 
 def _activity(document: Mapping[str, Any]) -> Activity:

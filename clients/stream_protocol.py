@@ -1,8 +1,8 @@
 """A stream as a state machine without I/O: items and bytes in, bytes and results out, over any number of connections.
 
-The clients, synchronous or not, move bytes and wait; everything else is decided here: how events are cut into messages,
-how many are on the way, what is kept until the service has it for good, which windows are new, and what becomes of the
-stream when a connection breaks. The protocol is described in docs/protocol.md.
+The clients, synchronous or not, move bytes and wait; everything else is decided here: how events and frames become
+messages, how many are on the way, what is kept until the service has it for good, which windows are new, and what
+becomes of the stream when a connection breaks. The protocol is described in docs/protocol.md.
 
 A client goes through these steps::
 
@@ -47,12 +47,13 @@ from clients.errors import (
     from_problem,
 )
 from clients.health import Health, StateChange, StateListener, StreamState
-from clients.items import Advance, Flush, Item
+from clients.items import Advance, Flush, Frame, Item
 from clients.options import StreamOptions
+from clients.pictures import frame_payload
 from clients.policies import Retries, Timeouts
 from clients.results import Result, SessionInfo, read_result, read_welcome
 from models.events import EventBatch, SensorSize
-from service.wire.errors import PacketError, WireError
+from service.wire.errors import FrameError, PacketError, WireError
 from service.wire.events import HEADER as PACKET_HEADER
 from service.wire.events import MAX_TIME_US, EventEncoding, check_events, encode_packet
 from service.wire.messages import HEADER as MESSAGE_HEADER
@@ -68,6 +69,7 @@ from service.wire.messages import (
     encode_end,
     encode_events,
     encode_flush,
+    encode_message,
 )
 
 MAX_MESSAGES_IN_FLIGHT = 4
@@ -176,6 +178,8 @@ class StreamProtocol:
         self._told_restarts = 0
         self._flushed = False
         self._staged: bytes | None = None
+        # Whether it is to be sent only once all before it is answered.
+        self._alone = False
         self._numbered = 0
         # Messages from the oldest that is not acknowledged to the newest that has been sent. Those up to ``_answered``
         # have their results; those from ``_next_number`` on go out (again) next.
@@ -188,6 +192,7 @@ class StreamProtocol:
         self._result_at: float | None = None
         self._answered_until_us = 0
         self._newest_us: int | None = None
+        self._frame_us: int | None = None
 
     @property
     def max_message_bytes(self) -> int:
@@ -338,6 +343,7 @@ class StreamProtocol:
 
     def _load(self, item: Item) -> None:
         try:
+            self._require_kind(item)
             if isinstance(item, EventBatch):
                 check_events(item, self._sensor, ordered=self._options.ordered)
                 self._parts = self._cut(item)
@@ -350,9 +356,20 @@ class StreamProtocol:
                 # A window that was cut short cannot be found again by its time.
                 self._flushed = True
             else:
-                raise PacketError(f"a stream takes batches of events, Advance and Flush, not {type(item).__name__}")
-        except PacketError as error:
+                self._staged = self._encode_frame(item)
+        except WireError as error:
             self._refuse(error)
+
+    def _require_kind(self, item: object) -> None:
+        if isinstance(item, Frame):
+            if self._options.frames is None:
+                raise FrameError("the stream takes events; StreamOptions(frames=FrameOptions()) opens one of frames")
+        elif not isinstance(item, EventBatch | Advance | Flush):
+            raise PacketError(
+                f"a stream takes batches of events, Advance and Flush, or else frames, not {type(item).__name__}"
+            )
+        elif self._options.frames is not None:
+            raise PacketError(f"the stream takes frames, whose times close its windows, not {type(item).__name__}")
 
     def end(self) -> None:
         """There are no more items."""
@@ -371,10 +388,12 @@ class StreamProtocol:
             if data is None:
                 return None
         in_flight = self._in_flight
+        if in_flight and self._alone and data is self._staged:
+            return None
         if in_flight and sum(len(self._unacked[n]) for n in in_flight) + len(data) > MAX_BYTES_IN_FLIGHT:
             return None
         if self._next_number not in self._unacked:
-            self._staged = None
+            self._staged, self._alone = None, False
             self._unacked[self._next_number] = data
             self._numbered = self._next_number + 1
             self._forget_oldest()
@@ -505,7 +524,8 @@ class StreamProtocol:
         self._next_number = self._numbered = session.next_sequence
         self._answered = self._next_number - 1
         self._unacked.clear()
-        self._staged = None
+        self._staged, self._alone = None, False
+        self._frame_us = None
         self._parts = iter(())
         self._waiting = deque(self._kept)
         self._end_due = self._exhausted and self.fault is None
@@ -516,6 +536,10 @@ class StreamProtocol:
         if self._shift is None:
             after = (result.t_end - self._answered_until_us) // self._stride_us - 1
             self._shift = self._next_window + after - (result.windows - 1) - result.window
+            if self._options.frames is not None and after > 0:
+                # The frames that it was fed with show nothing that moves: its first event came later.
+                skipped = replace(result.skipped, gap=result.skipped.gap + after)
+                result = replace(result, skipped=skipped)
         return replace(result, window=result.window + self._shift)
 
     def _forget_answered(self) -> None:
@@ -525,10 +549,10 @@ class StreamProtocol:
         assert self.session is not None
         warm_us = max(WARM_UP_WINDOWS * self._stride_us, self.session.window_us or 0)
         begin = self._answered_until_us - warm_us
-        # One event before then is kept too: by it the new session begins to count its windows early enough.
+        # One event, or frame, before then is kept too: by it the new session begins to count its windows early enough.
         while self._kept:
-            later = next((item for item in islice(self._kept, 1, None) if isinstance(item, EventBatch)), None)
-            if isinstance(self._kept[0], EventBatch) and (later is None or int(later.t[0]) > begin):
+            later = next((t for t in map(_begins_us, islice(self._kept, 1, None)) if t is not None), None)
+            if _begins_us(self._kept[0]) is not None and (later is None or later > begin):
                 break
             self._kept.popleft()
         if self._kept and isinstance(oldest := self._kept[0], EventBatch):
@@ -576,10 +600,30 @@ class StreamProtocol:
             self._refuse(error)
             return
         self._staged = encode_events(self._numbered, packet)
-        newest = int(part.t.max())
-        self._newest_us = newest if self._newest_us is None else max(newest, self._newest_us)
+        self._reach(int(part.t.max()))
 
-    def _refuse(self, error: PacketError) -> None:
+    def _encode_frame(self, frame: Frame) -> bytes:
+        assert self.session is not None, "nothing is fed before the welcome"
+        payload = frame_payload(frame.t_us, frame.picture, self._sensor)
+        size, most = MESSAGE_HEADER.size + len(payload), self.session.max_message_bytes
+        if size > most:
+            raise FrameError(
+                f"a frame of {size} bytes is above the {most} that the service takes: scale it down, or give it as a "
+                "PNG, JPEG or WebP file",
+                "length",
+            )
+        if self._frame_us is not None and self.session.window_us is not None:
+            # A frame cannot be cut; if it closes many windows, their answers must not crowd out those of others.
+            windows = (frame.t_us - self._frame_us) // self._stride_us + 1
+            self._alone = windows > self._windows_per_message
+        self._frame_us = frame.t_us
+        self._reach(frame.t_us)
+        return encode_message(MessageType.FRAME, self._numbered, payload)
+
+    def _reach(self, newest_us: int) -> None:
+        self._newest_us = newest_us if self._newest_us is None else max(newest_us, self._newest_us)
+
+    def _refuse(self, error: WireError) -> None:
         self._exhausted, self._end_due = True, False
         self._parts = iter(())
         self._waiting.clear()
@@ -588,14 +632,18 @@ class StreamProtocol:
 
     def _cut(self, batch: EventBatch) -> Iterator[EventBatch]:
         """The events in parts that may each go in one message."""
-        session, sensor = self.session, self._sensor
+        session = self.session
         assert session is not None, "nothing is fed before the welcome"
         room = min(session.max_message_bytes, MAX_PACKET_BYTES) - MESSAGE_HEADER.size - PACKET_HEADER.size
         max_events = max(1, room // self._encoding.record.itemsize)
-        per_message = ANSWER_BYTES_IN_FLIGHT // MAX_MESSAGES_IN_FLIGHT // (sensor.width * sensor.height)
-        windows = min(max(per_message, 1), MAX_WINDOWS_PER_MESSAGE)
-        span_us = _MAX_DT_US if session.window_us is None else min(windows * self._stride_us, _MAX_DT_US)
+        timed = session.window_us is not None
+        span_us = min(self._windows_per_message * self._stride_us, _MAX_DT_US) if timed else _MAX_DT_US
         return cut(batch, span_us, max_events)
+
+    @property
+    def _windows_per_message(self) -> int:
+        per_message = ANSWER_BYTES_IN_FLIGHT // MAX_MESSAGES_IN_FLIGHT // (self._sensor.width * self._sensor.height)
+        return min(max(per_message, 1), MAX_WINDOWS_PER_MESSAGE)
 
     @property
     def _encoding(self) -> EventEncoding:
@@ -617,6 +665,13 @@ class StreamProtocol:
 
 class GivenUpError(ConnectionLostError):
     """The stream cannot be taken up again, whoever answers."""
+
+
+def _begins_us(item: Item) -> int | None:
+    """Time of a first event, or of a frame."""
+    if isinstance(item, EventBatch):
+        return int(item.t[0])
+    return item.t_us if isinstance(item, Frame) else None
 
 
 def _document(text: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Summary:
         return (self.last_us - self.first_us) / 1e6
 
 
-@click.command(epilog=f"{SOURCE_HELP} {_CAN_WRITE}")
+@click.command(epilog=f"{SOURCE_HELP} {_CAN_WRITE}", short_help="Write events in another format; cut out a part.")
 @click.argument("source")
 @click.argument("file", type=PathType)
 @source_options
@@ -62,7 +62,7 @@ def convert(
         _copy(events, file, skip_us, duration_us)
 
 
-@click.command(epilog=f"{SOURCE_HELP} {_CAN_WRITE}")
+@click.command(epilog=f"{SOURCE_HELP} {_CAN_WRITE}", short_help="Record a camera to a file until Ctrl-C.")
 @click.argument("source")
 @click.argument("file", type=PathType)
 @click.option("--duration", "seconds", type=POSITIVE, help="End after so many seconds.")
@@ -73,7 +73,7 @@ def record(source: str, file: Path, seconds: float | None) -> None:
         _copy(events, file, None, duration_us, endless=True)
 
 
-@click.command(epilog=SOURCE_HELP)
+@click.command(epilog=SOURCE_HELP, short_help="Say what a source is; check every event.")
 @click.argument("source")
 @source_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")

@@ -28,9 +28,11 @@ from clients.cli.options import (
 )
 from clients.errors import MissingExtraError, OutputError, SourceError
 from clients.outputs import Report
+from clients.pictures import media_type
 from clients.results import Result
 from clients.sources import play
 from models.events import EventBatch, SensorSize
+from service.wire.errors import FrameError
 from service.wire.masks import MaskEncoding, encode_mask
 
 PathType: Any = click.Path(path_type=Path)
@@ -38,7 +40,7 @@ _DEFAULT_SENSOR = SensorSize(346, 260)
 _BARS_RATE_HZ = 1_000_000
 
 
-@click.command()
+@click.command(short_help="Run the service on this machine.")
 @click.option("--host", envvar="SPIKESEG_HOST", default="127.0.0.1", show_default=True, help="Interface to listen on.")
 @click.option(
     "--port",
@@ -96,7 +98,9 @@ def models(as_json: bool, service: Service) -> None:
         print(f"{model.name}{note}: windows of {model.window_us / 1e3:g} ms; {names}")
 
 
-@click.command(epilog=SOURCE_HELP)
+@click.command(
+    epilog=f"{SOURCE_HELP} Or a picture: PNG, JPEG, WebP.", short_help="Segment a short recording or a picture."
+)
 @click.argument("source", metavar="FILE")
 @click.option("--out", type=PathType, default=Path("mask.png"), show_default=True, help="Where to put the indexed PNG.")
 @network_options
@@ -113,7 +117,21 @@ def segment(
     duration_us: int | None,
     service: Service,
 ) -> None:
-    """Segment a short recording in one request; save the mask of its last window."""
+    """Segment a short recording in one request; save the mask of its last window.
+
+    A picture (PNG, JPEG, WebP) goes through a network of frames instead.
+    """
+    picture = _picture(source)
+    if picture is not None:
+        if any(given is not None for given in (window_us, sensor, topic, skip_us, duration_us)):
+            raise click.UsageError("options of events do not go with a picture.")
+        with service.client() as client:
+            found = client.segment_picture(picture, model=model)
+        _save(out, found.png)
+        print(f"{out}: {found.mask.shape[1]}x{found.mask.shape[0]}, {len(np.unique(found.mask))} classes")
+        print(f"firing rate    {found.activity.firing_rate:.4f} spikes per neuron and step")
+        print(f"latency        {found.latency.total_ms:.1f} ms (in the service)")
+        return
     with opened(source, sensor, topic) as events, service.client() as client:
         if events.live:
             raise SourceError(f"{source} has no end: use spikeseg stream")
@@ -121,10 +139,7 @@ def segment(
         result = client.segment(EventBatch.concatenate(batches), events.sensor, model=model, window_us=window_us)
         offered = {item.name if model else item.default: item for item in client.models()}
     classes = offered[model or True].classes
-    try:
-        out.write_bytes(encode_mask(result.mask, MaskEncoding.PNG, classes))
-    except OSError as error:
-        raise OutputError(f"{out}: {error.strerror or error}") from error
+    _save(out, encode_mask(result.mask, MaskEncoding.PNG, classes))
     print(f"{out}: window {result.window}, {result.t_start} to {result.t_end} µs")
     report = Report(classes)
     report.add(result)
@@ -133,7 +148,25 @@ def segment(
             print(line)
 
 
-@click.command()
+def _picture(source: str) -> bytes | None:
+    """The file's bytes if it is a picture; what else it is, or why it cannot be read, is for others to say."""
+    path = Path(source)
+    try:
+        with path.open("rb") as file:
+            media_type(file.read(16))
+        return path.read_bytes()
+    except (OSError, FrameError):
+        return None
+
+
+def _save(out: Path, data: bytes) -> None:
+    try:
+        out.write_bytes(data)
+    except OSError as error:
+        raise OutputError(f"{out}: {error.strerror or error}") from error
+
+
+@click.command(short_help="Measure latency and rate of a service.")
 @click.argument("url", envvar="SPIKESEG_URL")
 @click.option("--streams", type=click.IntRange(1, 1000), default=1, show_default=True, help="So many at once.")
 @click.option("--seconds", type=POSITIVE, default=10.0, show_default=True, help="How long.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -23,22 +23,38 @@ from clients.cli.options import (
     source_options,
 )
 from clients.health import StateChange, StreamState
-from clients.options import StreamOptions
-from clients.outputs import MaskFolder, McapRecording, Output, OverlayVideo, Report, WindowEvents
+from clients.items import Item
+from clients.options import FrameOptions, StreamOptions
+from clients.outputs import (
+    MaskFolder,
+    McapRecording,
+    Output,
+    OverlayVideo,
+    Report,
+    RerunRecording,
+    WindowEvents,
+    WindowFrames,
+)
 from clients.results import SessionInfo
-from clients.sources import Source, play
+from clients.sources import FrameSource, Source, play, play_frames
 from clients.streaming import ResultStream
-from models.events import EventBatch, SensorSize
+from models.events import SensorSize
 
 PathType: Any = click.Path(path_type=Path)
 
 
-@click.command(epilog=SOURCE_HELP)
+@click.command(epilog=SOURCE_HELP, short_help="Stream a source; save masks, video, reports.")
 @click.argument("source")
 @click.option("--save", metavar="FOLDER", type=PathType, help="Save indexed PNG masks there.")
 @click.option("--overlay", is_flag=True, help="With --save: also pictures of the masks with the events.")
 @click.option("--video", metavar="FILE.mp4", type=PathType, help="Save a video of the masks with the events.")
 @click.option("--mcap", metavar="FILE.mcap", type=PathType, help="Save masks, events and activity for Foxglove.")
+@click.option("--rerun", metavar="FILE.rrd", type=PathType, help="Save masks, events and activity for Rerun.")
+@click.option(
+    "--rerun-connect",
+    metavar="URL",
+    help="Show them live in a Rerun viewer that listens, as rerun+http://127.0.0.1:9876/proxy.",
+)
 @network_options
 @click.option(
     "--speed",
@@ -71,6 +87,12 @@ PathType: Any = click.Path(path_type=Path)
     help="Drop events that follow another one of their pixel within so many microseconds.",
 )
 @click.option("--filter-hot", is_flag=True, help="Silence pixels that are far too active during the first second.")
+    "--emulate",
+    type=click.Choice(["client", "server"]),
+    default="client",
+    show_default=True,
+    help="Where a video's or webcam's frames become events; with server, frames are sent and shown in place of events.",
+)
 @click.option("--quiet", is_flag=True, help="No progress, only the report.")
 @service_options
 def stream(
@@ -79,6 +101,8 @@ def stream(
     overlay: bool,
     video: Path | None,
     mcap: Path | None,
+    rerun: Path | None,
+    rerun_connect: str | None,
     model: str | None,
     window_us: int | None,
     speed: float | None,
@@ -92,6 +116,7 @@ def stream(
     filter_background_us: int,
     filter_refractory_us: int,
     filter_hot: bool,
+    emulate: Literal["client", "server"],
     quiet: bool,
     service: Service,
 ) -> int:
@@ -102,20 +127,33 @@ def stream(
     """
     if overlay and save is None:
         raise click.UsageError("--overlay needs --save FOLDER.")
+    if reorder_us and emulate == "server":
+        raise click.UsageError("--reorder-us is for events; frames come in order.")
     interrupted = False
     with ExitStack() as closing:
         events = closing.enter_context(opened(source, sensor, topic, ordered=not reorder_us))
         client = closing.enter_context(service.client())
         progress = closing.enter_context(_progress(quiet))
-        kept = WindowEvents()
-        batches: Iterator[EventBatch] = play(
-            events, speed=speed, skip_us=skip_us or 0, duration_us=duration_us, loops=loops or None
-        )
-        if save or video or mcap:
-            batches = kept.watch(batches)
+        kept, seen = WindowEvents(), WindowFrames()
+        shown = bool(save or video or mcap or rerun or rerun_connect)
+        played: dict[str, Any] = {
+            "speed": speed,
+            "skip_us": skip_us or 0,
+            "duration_us": duration_us,
+            "loops": loops or None,
+        }
+        items: Iterable[Item]
+        if emulate == "server":
+            if not isinstance(events, FrameSource):
+                raise click.UsageError(f"--emulate server is for video and webcams; {source} gives events.")
+            frames = play_frames(events, **played)
+            items = seen.watch(frames) if shown else frames
+        else:
+            batches = play(events, **played)
+            items = kept.watch(batches) if shown else batches
         results = closing.enter_context(
             client.stream(
-                batches,
+                items,
                 events.sensor,
                 model=model,
                 window_us=window_us,
@@ -126,20 +164,24 @@ def stream(
                     filter_refractory_us=filter_refractory_us,
                     filter_hot=filter_hot,
                     lost_session="restart",
+                    frames=FrameOptions() if emulate == "server" else None,
                 ),
                 on_state=_teller(progress),
             )
         )
         outputs = _outputs(closing, results.session, events.sensor, save, overlay, video, mcap)
+        if rerun is not None or rerun_connect is not None:
+            recording = RerunRecording(results.session.classes, events.sensor, path=rerun, url=rerun_connect)
+            outputs.append(closing.enter_context(recording))
         report = Report(results.session.classes)
         task = progress.add_task("", total=None, sensor=0.0, windows=0, latency=0.0, state="")
         try:
             for result in results:
                 report.add(result)
                 if outputs:
-                    window = kept.take(result.t_start, result.t_end)
+                    window, frame = kept.take(result.t_start, result.t_end), seen.take(result.t_end)
                     for output in outputs:
-                        output.write(result, window)
+                        output.write(result, window, frame)
                 progress.update(
                     task,
                     sensor=report.sensor_us / 1e6,

@@ -9,6 +9,7 @@ from PIL import Image
 
 from clients.outputs.output import Output, unwritable
 from clients.overlay import overlay
+from clients.pictures import Pixels
 from clients.results import Result
 from models.classes import SegmentationClass
 from models.events import EventBatch
@@ -41,13 +42,13 @@ class MaskFolder(Output):
         except OSError as error:
             raise unwritable(folder, error) from error
 
-    def write(self, result: Result, events: EventBatch) -> None:
+    def write(self, result: Result, events: EventBatch, frame: Pixels | None = None) -> None:
         """See :meth:`Output.write`."""
         try:
             mask = encode_mask(result.mask, MaskEncoding.PNG, self._classes)
             (self._folder / f"mask_{result.window:06d}.png").write_bytes(mask)
             if self._overlays:
-                picture = Image.fromarray(overlay(result.mask, events, self._classes))
+                picture = Image.fromarray(overlay(result.mask, events, self._classes, frame=frame))
                 picture.save(self._folder / f"overlay_{result.window:06d}.png")
         except OSError as error:
             raise unwritable(self._folder, error) from error

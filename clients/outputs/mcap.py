@@ -22,6 +22,7 @@ from typing import Any
 from clients.errors import OutputError
 from clients.extras import require
 from clients.outputs.output import Output, unwritable
+from clients.pictures import Pixels
 from clients.results import Result
 from models.classes import SegmentationClass
 from models.events import EventBatch, SensorSize
@@ -140,8 +141,8 @@ class McapRecording(Output):
         self._events = foxglove.Channel(EVENTS_TOPIC, schema=EVENTS_SCHEMA, context=context) if events else None
         self._begun = False
 
-    def write(self, result: Result, events: EventBatch) -> None:
-        """See :meth:`Output.write`."""
+    def write(self, result: Result, events: EventBatch, frame: Pixels | None = None) -> None:  # noqa: ARG002
+        """See :meth:`Output.write`; frames are not recorded."""
         time_ns = result.t_end * 1000
         stamp = {"sec": time_ns // 10**9, "nsec": time_ns % 10**9}
         try:

@@ -1,4 +1,4 @@
-"""What every output is, and the events that belong to a result."""
+"""What every output is, and the events or the frame that belong to a result."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Self
 import numpy as np
 
 from clients.errors import OutputError
+from clients.items import Frame
+from clients.pictures import Pixels, pixels
 from clients.results import Result
 from models.events import EventBatch
 
@@ -28,7 +30,7 @@ class Output(ABC):
         self.close()
 
     @abstractmethod
-    def write(self, result: Result, events: EventBatch) -> None:
+    def write(self, result: Result, events: EventBatch, frame: Pixels | None = None) -> None:
         """Write a window.
 
         Parameters
@@ -36,6 +38,8 @@ class Output(ABC):
         result : Result
         events : EventBatch
             Those of the window.
+        frame : uint8 array (H, W) or (H, W, 3), optional
+            What a camera saw at its end, grey or RGB.
 
         Raises
         ------
@@ -71,6 +75,27 @@ class WindowEvents:
             if int(batch.t[-1]) >= t_end:
                 break
         return EventBatch.concatenate(parts)
+
+
+class WindowFrames:
+    """What a camera saw at the end of windows that are still to be answered: its frames pass by into a stream."""
+
+    def __init__(self) -> None:
+        self._held: deque[Frame] = deque()
+
+    def watch(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Pass frames on, and keep them."""
+        for frame in frames:
+            self._held.append(frame)
+            yield frame
+
+    def take(self, t_end: int) -> Pixels | None:
+        """The last frame before ``t_end`` µs; those before it are forgotten, as windows come in order."""
+        while len(self._held) > 1 and self._held[1].t_us < t_end:
+            self._held.popleft()
+        if not self._held or self._held[0].t_us >= t_end:
+            return None
+        return pixels(self._held[0].picture)
 
 
 def _in_order(batch: EventBatch) -> EventBatch:

@@ -13,6 +13,7 @@ from clients.errors import OutputError
 from clients.extras import require
 from clients.outputs.output import Output, unwritable
 from clients.overlay import overlay
+from clients.pictures import Pixels
 from clients.results import Result
 from models.classes import SegmentationClass
 from models.events import EventBatch
@@ -55,9 +56,9 @@ class OverlayVideo(Output):
             raise unwritable(path, error) from error
         self._container: Any = self._av.open(str(path), "w", options={"movflags": "+faststart"})
 
-    def write(self, result: Result, events: EventBatch) -> None:
+    def write(self, result: Result, events: EventBatch, frame: Pixels | None = None) -> None:
         """See :meth:`Output.write`."""
-        picture = overlay(result.mask, events, self._classes)
+        picture = overlay(result.mask, events, self._classes, frame=frame)
         factor = max(1, round(_SMALLEST_HEIGHT / picture.shape[0]))
         picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
         # The encoder wants sides of even length.
@@ -65,10 +66,10 @@ class OverlayVideo(Output):
         if self._first_us is None:
             self._first_us = result.t_start
             self._begin(picture.shape[1], picture.shape[0])
-        frame = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
-        frame.pts = (result.t_start - self._first_us) * _TICKS // 1_000_000
-        frame.time_base = Fraction(1, _TICKS)
-        self._encode(frame)
+        shown = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
+        shown.pts = (result.t_start - self._first_us) * _TICKS // 1_000_000
+        shown.time_base = Fraction(1, _TICKS)
+        self._encode(shown)
 
     def close(self) -> None:
         """See :meth:`Output.close`."""

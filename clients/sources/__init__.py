@@ -8,7 +8,8 @@ Each is a :class:`~clients.sources.source.Source`: batches of events, and the si
 """
 
 from clients.sources.opening import ACCEPTED, open_source
-from clients.sources.playback import at_pace, play
+from clients.sources.playback import at_pace, play, play_frames
 from clients.sources.source import Source
+from clients.sources.video import FrameSource
 
-__all__ = ["ACCEPTED", "Source", "at_pace", "open_source", "play"]
+__all__ = ["ACCEPTED", "FrameSource", "Source", "at_pace", "open_source", "play", "play_frames"]

@@ -8,7 +8,9 @@ from itertools import count
 
 from clients.cutting import regroup
 from clients.errors import SourceError
+from clients.items import Frame
 from clients.sources.source import Source
+from clients.sources.video import FrameSource
 from models.events import EventBatch
 
 CHUNK_US = 10_000
@@ -56,17 +58,60 @@ def play(
     SourceError
         If a number is out of range, or the events cannot be had.
     """
-    if speed is not None and not 0 < speed < float("inf"):
-        raise SourceError(f"the speed {speed} is not above 0")
-    if skip_us < 0 or chunk_us < 1 or (duration_us is not None and duration_us <= 0):
-        raise SourceError("a time to skip must not be negative, a duration and a chunk must be above 0 µs")
-    if loops is not None and loops < 1:
-        raise SourceError(f"{loops} rounds play nothing")
+    _require_possible(speed, skip_us, duration_us, loops, chunk_us)
     if source.live:
         yield from _within(source.batches(), duration_us)
         return
     batches = regroup(_rounds(source, skip_us, duration_us, loops), chunk_us)
     yield from batches if speed is None else at_pace(batches, chunk_us, speed=speed, now=now, sleep=sleep)
+
+
+def play_frames(
+    source: FrameSource,
+    *,
+    speed: float | None = None,
+    skip_us: int = 0,
+    duration_us: int | None = None,
+    loops: int | None = 1,
+    now: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Iterator[Frame]:
+    """Frames of a source as a player gives them, for a stream with ``StreamOptions(frames=…)``.
+
+    The parameters and errors are those of :func:`play`; times count from the first frame, and with ``speed`` each frame
+    comes when its own time has.
+    """
+    _require_possible(speed, skip_us, duration_us, loops)
+    if source.live:
+        speed, skip_us, loops = None, 0, 1
+    begun: float | None = None
+    first_us = shift = reached = 0
+    step = 1
+    for number in count():
+        if number == loops:
+            return
+        begin: int | None = None
+        played = False
+        for frame in source.frames():
+            if begin is None:
+                begin = frame.t_us + skip_us
+                # A round's first frame comes as long after the round before as frames came after each other there.
+                shift = reached + step - begin if number else 0
+            if duration_us is not None and frame.t_us >= begin + duration_us:
+                break
+            if frame.t_us < begin:
+                continue
+            step = frame.t_us + shift - reached if played else step
+            reached, played = frame.t_us + shift, True
+            if speed is not None:
+                if begun is None:
+                    begun, first_us = now(), reached
+                wait_s = begun + (reached - first_us) / 1e6 / speed - now()
+                if wait_s > 0:
+                    sleep(wait_s)
+            yield Frame(reached, frame.picture)
+        if not played:
+            return
 
 
 def at_pace(
@@ -100,6 +145,17 @@ def at_pace(
         if wait_s > 0:
             sleep(wait_s)
         yield batch
+
+
+def _require_possible(
+    speed: float | None, skip_us: int, duration_us: int | None, loops: int | None, chunk_us: int = CHUNK_US
+) -> None:
+    if speed is not None and not 0 < speed < float("inf"):
+        raise SourceError(f"the speed {speed} is not above 0")
+    if skip_us < 0 or chunk_us < 1 or (duration_us is not None and duration_us <= 0):
+        raise SourceError("a time to skip must not be negative, a duration and a chunk must be above 0 µs")
+    if loops is not None and loops < 1:
+        raise SourceError(f"{loops} rounds play nothing")
 
 
 def _rounds(source: Source, skip_us: int, duration_us: int | None, loops: int | None) -> Iterator[EventBatch]:

@@ -1,11 +1,12 @@
-"""Video files and webcams as events, through the emulator of :mod:`models.emulator`.
+"""Video files and webcams: as events through the emulator of :mod:`models.emulator`, or as frames for the service's.
 
-What comes out is simulated: frames say nothing of what happened between them.
+Events that come out are simulated: frames say nothing of what happened between them.
 """
 
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from clients.errors import CameraError, RecordingError
 from clients.extras import require
+from clients.items import Frame
 from clients.sources.source import Source
 from models.emulator import EmulatorConfig, EmulatorState, emulate, initial
 from models.events import EventBatch, SensorSize
@@ -25,7 +27,45 @@ LONGEST_SIDE = 346
 Grey = NDArray[np.uint8]
 
 
-class VideoSource(Source):
+class FrameSource(Source):
+    """A source whose events are made of frames, which can be had themselves.
+
+    Parameters
+    ----------
+    name : str
+    sensor : SensorSize
+    config : EmulatorConfig
+    """
+
+    def __init__(self, name: str, sensor: SensorSize, config: EmulatorConfig) -> None:
+        super().__init__(name, sensor)
+        self._config = config
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames in grey, of the sensor's size, from the beginning; those whose time does not go on are left out.
+
+        They are for a stream with ``StreamOptions(frames=…)``.
+
+        Raises
+        ------
+        SourceError
+            While iterating, if they cannot be had.
+        """
+        latest = -1
+        for t_us, grey in self._frames():
+            if max(t_us, 0) > latest:
+                latest = max(t_us, 0)
+                yield Frame(latest, grey)
+
+    def _read(self) -> Iterator[EventBatch]:
+        yield from emulated(self._frames(), self._config)
+
+    @abstractmethod
+    def _frames(self) -> Iterator[tuple[int, Grey]]:
+        """Times in microseconds, and pictures."""
+
+
+class VideoSource(FrameSource):
     """A video file.
 
     Parameters
@@ -52,17 +92,13 @@ class VideoSource(Source):
         config: EmulatorConfig = EmulatorConfig(),  # noqa: B008
     ) -> None:
         self._path = path
-        self._config = config
         self._av = require("av", "reading video")
         with self._opened() as container:
             stream = self._stream(container)
             if stream.codec_context is None or not (stream.codec_context.width and stream.codec_context.height):
                 raise RecordingError(f"{path} is damaged: its video has no size")
             size = scaled(SensorSize(stream.codec_context.width, stream.codec_context.height), longest_side)
-        super().__init__(str(path), size)
-
-    def _read(self) -> Iterator[EventBatch]:
-        yield from emulated(self._frames(), self._config)
+        super().__init__(str(path), size, config)
 
     def _frames(self) -> Iterator[tuple[int, Grey]]:
         av = self._av
@@ -90,7 +126,7 @@ class VideoSource(Source):
             raise RecordingError(f"{self._path} cannot be read as video: {error.strerror}") from error
 
 
-class WebcamSource(Source):
+class WebcamSource(FrameSource):
     """A webcam, by its number; times are of this machine's clock, in microseconds since 1970.
 
     Raises
@@ -111,7 +147,6 @@ class WebcamSource(Source):
         config: EmulatorConfig = EmulatorConfig(),  # noqa: B008
     ) -> None:
         self._cv2 = require("cv2", "reading a webcam")
-        self._config = config
         logging = self._cv2.utils.logging
         level = logging.getLogLevel()
         # It is said below, and better, that there is none.
@@ -125,14 +160,12 @@ class WebcamSource(Source):
             self.close()
             raise CameraError(f"there is no webcam with the number {number}, or this user may not open it")
         self._frame = frame
-        super().__init__(f"webcam {number}", scaled(SensorSize(frame.shape[1], frame.shape[0]), longest_side))
+        size = scaled(SensorSize(frame.shape[1], frame.shape[0]), longest_side)
+        super().__init__(f"webcam {number}", size, config)
 
     def close(self) -> None:
         """Let go of the camera."""
         self._capture.release()
-
-    def _read(self) -> Iterator[EventBatch]:
-        yield from emulated(self._frames(), self._config)
 
     def _frames(self) -> Iterator[tuple[int, Grey]]:
         cv2, frame = self._cv2, self._frame

@@ -231,7 +231,7 @@ def events_from_json(data: bytes | str, *, ordered: bool = True) -> EventBatch:
     if len(set(lengths.values())) > 1:
         raise PacketError(f"t, x, y and p must be of equal length, got {list(lengths.values())}", "t")
     if len(columns["p"]):
-        _refuse_above(1, "p", columns["p"], "is neither 0 (OFF) nor 1 (ON)")
+        _refuse_outside(1, "p", columns["p"], "is neither 0 (OFF) nor 1 (ON)")
     _check_times(columns["t"], ordered)
     return EventBatch(
         columns["t"], columns["x"].astype(np.uint16), columns["y"].astype(np.uint16), columns["p"].astype(np.uint8)
@@ -251,13 +251,14 @@ def check_events(events: EventBatch, sensor: SensorSize, *, ordered: bool = True
     ------
     PacketError
         For the first event that lies outside ``sensor``, whose time is out of range or runs back, or whose polarity
-        is neither 0 nor 1.
+        is neither 0 nor 1; or if a column is not of integers.
     """
     if not len(events):
         return
-    _refuse_above(sensor.width - 1, "x", events.x, f"is outside the {sensor} sensor")
-    _refuse_above(sensor.height - 1, "y", events.y, f"is outside the {sensor} sensor")
-    _refuse_above(1, "p", events.p, "is neither 0 (OFF) nor 1 (ON)")
+    _refuse_outside(sensor.width - 1, "x", events.x, f"is outside the {sensor} sensor")
+    _refuse_outside(sensor.height - 1, "y", events.y, f"is outside the {sensor} sensor")
+    _refuse_outside(1, "p", events.p, "is neither 0 (OFF) nor 1 (ON)")
+    _require_integers("t", events.t)
     _check_times(events.t, ordered)
 
 
@@ -336,11 +337,18 @@ def _check_times(t: NDArray[np.int64], ordered: bool = True) -> None:
         raise PacketError(f"t[{at}] = {t[at]} µs is later than {MAX_TIME_US} µs", "t")
 
 
-def _refuse_above(most: int, field: str, values: NDArray[Any], why: str) -> None:
-    """Blame the first value above ``most``; the usual case, that there is none, is one pass over the values."""
-    if int(values.max()) > most:
-        at = int((values > most).argmax())
+def _refuse_outside(most: int, field: str, values: NDArray[Any], why: str) -> None:
+    """Blame the first value below 0 or above ``most``; the usual case, that there is none, is one pass over them."""
+    _require_integers(field, values)
+    # What a program has made itself may be signed; cut down to fewer bits, -1 would be another number.
+    if int(values.max()) > most or (values.dtype.kind == "i" and int(values.min()) < 0):
+        at = int(((values > most) | (values < 0)).argmax())
         raise PacketError(f"{field}[{at}] = {values[at]} {why}", field)
+
+
+def _require_integers(field: str, values: NDArray[Any]) -> None:
+    if values.dtype.kind not in "iub":
+        raise PacketError(f"{field} is of {values.dtype}, not of integers", field)
 
 
 def _json_column(document: dict[str, Any], name: str) -> NDArray[np.int64]:

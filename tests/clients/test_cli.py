@@ -379,6 +379,7 @@ def test_arguments_that_make_no_sense(capsys: pytest.CaptureFixture[str], argume
 def test_help_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
     whole = said(capsys, "--help")
     assert all(f"\n  {command} " in whole for command in COMMANDS)
+    assert not re.search(r"^  .*\.\.\.$", whole, re.MULTILINE), "what a command does is said in full"
     for name in ("EXIT_USAGE", "EXIT_SOURCE", "EXIT_SERVICE", "EXIT_OUTPUT", "EXIT_MISSING", "EXIT_INTERRUPTED"):
         assert re.search(rf"^ +{getattr(cli, name)}  \w", whole, re.MULTILINE)
     for command in COMMANDS:

@@ -9,13 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
 import pytest
 
-from clients import Client, Result, ResultStream, Retries, stream_protocol
+from clients import Client, FrameOptions, Result, ResultStream, Retries, StreamOptions, stream_protocol
 from clients.cutting import cut, regroup
 from clients.errors import (
     CapacityError,
@@ -145,6 +145,47 @@ def test_stream_is_the_same_however_it_is_sent(
         assert [layer.spikes for layer in result.activity.layers] == [
             layer["spikes"] for layer in expected.activity["layers"]
         ]
+
+
+@pytest.mark.parametrize(
+    ("source", "sensor", "options", "message"),
+    [
+        (make_events((1, 1, 1, 1)), SENSOR, None, "an iterable of batches, .*not a single EventBatch"),
+        ("street.aedat4", SENSOR, None, "as open_source gives one, not a single str"),
+        ([], None, None, "give the sensor's size"),
+        ([], (64, 48), None, r"is a SensorSize\(width, height\), not \(64, 48\)"),
+        ([], SENSOR, FrameOptions(), "options are StreamOptions"),
+        ([], SENSOR, StreamOptions(frames=True), "its frames are FrameOptions"),  # type: ignore[arg-type]
+    ],
+)
+def test_arguments_of_another_kind_are_told_apart_before_a_session_is_opened(
+    client: Client, source: Any, sensor: Any, options: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        client.stream(source, sensor, options=options)
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "message"),
+    [
+        ("x", np.array([1, -1]), r"x\[1\] = -1 is outside the 64x48 sensor"),
+        ("p", np.array([1, -1]), r"p\[1\] = -1 is neither 0 \(OFF\) nor 1 \(ON\)"),
+        ("t", np.array([1.0, 2.0]), "t is of float64, not of integers"),
+    ],
+)
+def test_columns_of_other_types_never_become_other_numbers(
+    client: Client, field: str, values: Any, message: str
+) -> None:
+    columns: dict[str, Any] = {name: np.array([0, 1]) for name in ("t", "x", "y", "p")} | {field: values}
+    for attempt in (lambda e: client.segment(e, SENSOR), lambda e: list(client.stream([e], SENSOR))):
+        with pytest.raises(InputError, match=message) as refused:
+            attempt(EventBatch(**columns))
+        assert refused.value.fields == (field,)
+
+
+def test_nothing_cannot_be_segmented(client: Client) -> None:
+    with pytest.raises(InputError, match="there are no events"):
+        client.segment(EventBatch.empty(), SENSOR)
 
 
 def test_stream_without_events(client: Client) -> None:

@@ -19,6 +19,7 @@ from clients.sources import open_source
 from clients.writers import open_writer
 from models.events import EventBatch, SensorSize
 from service.wire.events import decode_packet
+from tests.clients.test_sources import write_video
 from tests.service.harness import PATIENCE_S, REPOSITORY
 from tests.service.real_servers import free_port
 
@@ -83,6 +84,17 @@ def test_the_example_of_a_recording(server: str, environment: dict[str, str], sh
     lines = run(command, environment, tmp_path).splitlines()
     assert len(lines) == 9
     assert all("mostly" in line and "% of neurons fired" in line for line in lines)
+
+
+def test_the_example_of_a_video(server: str, environment: dict[str, str], short_demo: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "square.mp4")
+    command = [sys.executable, "-m", "clients.examples.stream_video", str(video), server]
+    lines = run(command, environment, tmp_path).splitlines()
+    assert len(lines) == 34
+    assert all(" events  mostly " in line for line in lines)
+    command[3] = str(short_demo)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "has no frames" in done.stderr
 
 
 def test_the_example_of_a_camera(server: str, environment: dict[str, str], short_demo: Path, tmp_path: Path) -> None:

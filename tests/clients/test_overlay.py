@@ -36,6 +36,17 @@ def test_a_pixel_shows_its_last_event() -> None:
     np.testing.assert_array_equal(mask, before)
 
 
+def test_a_frame_lies_behind_the_mask() -> None:
+    mask = np.full((4, 6), 5, np.uint8)
+    grey = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+    wanted = np.rint(np.array(DDD17_CLASSES[5].color) * 0.5 + grey[..., None] * 0.5)
+    for frame in (grey, np.repeat(grey[..., None], 3, axis=2)):
+        picture = overlay(mask, make_events((0, 2, 1, 1)), opacity=0.5, frame=frame)
+        assert tuple(picture[1, 2]) == ON_COLOR
+        picture[1, 2] = wanted[1, 2]
+        np.testing.assert_array_equal(picture, wanted)
+
+
 def test_without_events() -> None:
     mask = np.full((2, 2), 4, np.uint8)
     np.testing.assert_array_equal(overlay(mask, EventBatch.empty(), opacity=1), color_mask(mask))
@@ -46,5 +57,7 @@ def test_what_cannot_be_drawn() -> None:
     for outside in ((0, 5, 0, 1), (0, 0, 4, 1)):
         with pytest.raises(ValueError, match="outside the 5x4 mask"):
             overlay(mask, make_events(outside))
+    with pytest.raises(ValueError, match="a frame of 5x3 lies behind a 5x4 mask"):
+        overlay(mask, EventBatch.empty(), frame=mask[:3])
     with pytest.raises(ValueError, match="opacity"):
         overlay(mask, EventBatch.empty(), opacity=1.5)

@@ -140,6 +140,33 @@ def test_a_flipped_bit_never_gives_events_outside(events: EventBatch, data: st.D
     check_events(decoded.events, decoded.sensor)
 
 
+@pytest.mark.parametrize("encoding", EventEncoding)
+@pytest.mark.parametrize(
+    ("field", "values", "message"),
+    [
+        ("x", np.array([1, -1]), r"x\[1\] = -1 is outside the 40x30 sensor"),
+        ("x", np.array([-65_530, 1], np.int32), r"x\[0\] = -65530 is outside"),
+        ("y", np.array([1, -1], np.int8), r"y\[1\] = -1 is outside the 40x30 sensor"),
+        ("p", np.array([1, -1]), r"p\[1\] = -1 is neither 0 \(OFF\) nor 1 \(ON\)"),
+        ("x", np.array([1.5, 2.0]), "x is of float64, not of integers"),
+        ("t", np.array([1.5, 2.0]), "t is of float64, not of integers"),
+    ],
+)
+def test_columns_of_other_types_are_not_cut_down_to_other_numbers(
+    encoding: EventEncoding, field: str, values: np.ndarray, message: str
+) -> None:
+    columns = {name: np.array([0, 1]) for name in ("t", "x", "y", "p")} | {field: values}
+    with pytest.raises(PacketError, match=message) as refused:
+        encode_packet(EventBatch(**columns), SENSOR, encoding=encoding)
+    assert refused.value.field == field
+
+
+def test_columns_of_other_types_are_taken_if_their_numbers_fit() -> None:
+    two = np.array([0, 1])
+    packet = decode_packet(encode_packet(EventBatch(two.astype(np.uint32), two, two.astype(np.int8), two > 0), SENSOR))
+    assert same(packet.events, make_events((0, 0, 0, 0), (1, 1, 1, 1)))
+
+
 def test_what_is_decoded_can_outlive_the_bytes_and_be_written() -> None:
     data = bytearray(encode_packet(make_events((5, 1, 2, 1)), SENSOR, encoding=EventEncoding.WIDE))
     events = decode_packet(bytes(data)).events
