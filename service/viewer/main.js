@@ -16,6 +16,7 @@ const describe = ({ session, number }) => ({
   kept: session.ring.length,
   keptBytes: session.ring.bytes,
   resumes: session.resumes,
+  unanswered: session.unanswered,
   framesSent: session.feed?.sent ?? 0,
   framesDropped: session.feed?.dropped ?? 0,
 });

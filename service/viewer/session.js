@@ -77,6 +77,11 @@ export class Session {
     return this.#shown;
   }
 
+  /** Messages on their way. */
+  get unanswered() {
+    return this.#connection?.unanswered ?? 0;
+  }
+
   get resumes() {
     return this.#connection?.resumes ?? 0;
   }
@@ -276,7 +281,8 @@ export class Session {
       });
       return;
     }
-    this.#ended = explainClose(code, said);
+    // The problem says the same as the reason, and more.
+    this.#ended = explainClose(code, problem?.detail ? '' : said);
     const again = { label: 'Start a new session', run: () => this.#startAllowed() };
     const noModel = code === Code.NOT_FOUND && this.#chosen.model;
     this.#fail(

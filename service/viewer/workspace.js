@@ -89,7 +89,11 @@ export class Workspace {
     const stage = new Stage(find('stage'), paused, {
       onChoose: () => this.choose(stage),
       onClose: () => this.close(stage),
-      onShow: () => stage === this.chosen && this.#inspector.markStale(),
+      onShow: () => {
+        if (stage !== this.chosen) return;
+        this.#inspector.markStale();
+        if (stage.session.paused) this.#inspector.refreshText();
+      },
       onWelcome: () => {
         if (stage !== this.chosen) return;
         this.#inspector.showClasses();

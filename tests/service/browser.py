@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
+from models.events import EventBatch, SensorSize
 from tests.service.harness import PATIENCE_S
 
 CHROMIUM = "/usr/bin/chromium"
@@ -36,6 +38,7 @@ FAKE_CAMERA = ("--use-fake-device-for-media-stream",)
 """A camera that shows a moving picture; whether a page may use it is asked as for a real one."""
 ALLOWED = ("--use-fake-ui-for-media-stream",)
 """Whoever asks for a camera gets it."""
+VIEWER_SENSOR = SensorSize(346, 260)
 
 
 def require_browser() -> None:
@@ -105,6 +108,11 @@ class Viewer:
         """A property of ``window.spikeseg``."""
         return self.driver.execute_script(f"return window.spikeseg?.{name}")
 
+    def last(self, name: str) -> int:
+        """A number of the newest result; -1 while there is none."""
+        result = self.get("lastResult")
+        return -1 if result is None else int(result[name])
+
     def element(self, selector: str) -> WebElement:
         """The first element that a selector finds."""
         return self.driver.find_element(By.CSS_SELECTOR, selector)
@@ -168,7 +176,7 @@ class Viewer:
     def pause(self) -> dict[str, Any]:
         """Freeze the view; metadata of the window that is shown then."""
         self.wait(lambda: self.get("shown"), "a window")
-        self.press(".stage.chosen .play" if len(self.get("sessions")) > 1 else ".play")
+        self.press(".stage:has(.choose[aria-pressed=true]) .play")
         self.wait(lambda: self.get("state") == "paused", "the pause")
         shown: dict[str, Any] = self.get("shown")
         return shown
@@ -230,3 +238,19 @@ class Viewer:
         )
         assert "error" not in outcome, outcome["error"]
         return outcome["value"]
+
+
+def recording(n: int = 5000, duration_us: int = 1_500_000, seed: int = 0) -> EventBatch:
+    """Events all over the sensor that begin at 7 s."""
+    rng = np.random.default_rng(seed)
+    return EventBatch(
+        np.sort(rng.integers(7_000_000, 7_000_000 + duration_us, n)),
+        rng.integers(0, VIEWER_SENSOR.width, n).astype(np.uint16),
+        rng.integers(0, VIEWER_SENSOR.height, n).astype(np.uint16),
+        rng.integers(0, 2, n).astype(np.uint8),
+    )
+
+
+def b64(data: bytes) -> str:
+    """Bytes as the scripts of ``Viewer.run`` take them."""
+    return base64.b64encode(data).decode()

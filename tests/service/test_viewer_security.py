@@ -10,10 +10,8 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from service.auth import Scope, new_key
 from service.key_file import add_key
+from tests.service.browser import Viewer
 from tests.service.harness import running_server
-from tests.service.test_viewer import Viewer, chromium
-
-__all__ = ["chromium"]
 
 
 def test_the_viewer_asks_for_a_token_and_plays_with_it(chromium: webdriver.Chrome, tmp_path: Path) -> None:
