@@ -21,7 +21,7 @@ export class CameraDialog {
 
   constructor() {
     this.#size.replaceChildren(...SIZES.map((text) => new Option(text, text)));
-    this.#fps.replaceChildren(...RATES.map((rate) => new Option(`${rate} a second`, rate)));
+    this.#fps.replaceChildren(...RATES.map((rate) => new Option(`${rate} fps`, rate)));
     this.#fps.value = DEFAULT_RATE;
     for (const select of [this.#size, this.#fps]) select.addEventListener('change', () => this.#showRate());
     this.#start.addEventListener('click', () => this.#open());

@@ -90,6 +90,7 @@ export class LineChart {
     this.#drawn = [samples, pointed];
     const context = this.#context;
     context.clearRect(0, 0, this.#width, this.#height);
+    if (!samples.length) return;
     const scale = this.#scale(samples);
     this.#drawGrid(scale);
     this.#drawMarks(samples);

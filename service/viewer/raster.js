@@ -29,7 +29,7 @@ export class Raster {
   #pointed = null;
   #names = [];
   #top = 0;
-  #cell = null; // {layer, fromRight} that the pointer or the keyboard is at
+  #cell = null; // {layer, fromRight} that the pointer is at; by keyboard with the sample, which it moves along with
 
   /**
    * @param {HTMLElement} host a figure
@@ -44,8 +44,15 @@ export class Raster {
     this.#context = this.#canvas.getContext('2d');
     this.#canvas.addEventListener('pointermove', (event) => this.#point(this.#cellAt(event.offsetX, event.offsetY)));
     this.#canvas.addEventListener('pointerleave', () => this.#point(null));
-    this.#canvas.addEventListener('blur', () => this.#point(null));
-    this.#canvas.addEventListener('focus', () => this.#canvas.matches(':focus-visible') && this.#move(0, 0));
+    this.#canvas.addEventListener('blur', () => {
+      this.#reading.ariaLive = 'off';
+      this.#point(null);
+    });
+    this.#canvas.addEventListener('focus', () => {
+      if (!this.#canvas.matches(':focus-visible')) return;
+      this.#reading.ariaLive = 'polite';
+      this.#move(0, 0);
+    });
     this.#canvas.addEventListener('keydown', (event) => this.#onKey(event));
     new ResizeObserver(() => this.#fit()).observe(this.#canvas);
     this.#fit();
@@ -68,11 +75,22 @@ export class Raster {
     const top = Math.min(1, niceCeiling(largest || 0.01));
     // The scale grows at once, and shrinks only when the rates would fill less than a third of it.
     if (top > this.#top || largest < this.#top / 3) this.#top = top;
-    this.#low.textContent = percent(0);
-    this.#high.textContent = percent(this.#top);
+    this.#low.textContent = percent(samples.length ? 0 : NaN);
+    this.#high.textContent = percent(samples.length ? this.#top : NaN);
+    this.#follow();
     this.#summary.textContent = samples.length ? `${percent(samples.at(-1 - (pointed ?? 0))?.rate)} of all neurons` : '';
     this.#paint();
     this.#tell();
+  }
+
+  /** Keep the cell that the keyboard is at in its window while others come. */
+  #follow() {
+    if (!this.#cell?.sample) return;
+    const at = this.#samples.indexOf(this.#cell.sample);
+    const fromRight = at < 0 ? this.#samples.length - 1 : this.#samples.length - 1 - at;
+    if (fromRight === this.#cell.fromRight) return;
+    this.#cell.fromRight = fromRight;
+    this.#onPoint(fromRight);
   }
 
   #paint() {
@@ -125,11 +143,15 @@ export class Raster {
     const sample = this.#cell && this.#samples.at(-1 - this.#cell.fromRight);
     const found = sample?.layers[this.#cell.layer];
     if (!found) {
-      this.#reading.textContent = this.#names.length ? 'Point at a cell, or focus and use the arrows, to read it.' : '';
+      this.#say(this.#names.length ? 'Point at a cell, or focus and use the arrows, to read it.' : '');
       return;
     }
     const note = found.rate < SILENT ? ', silent' : found.rate > SATURATED ? ', saturated' : '';
-    this.#reading.textContent = `${found.name}, window ${sample.window}: ${percent(found.rate)} of ${found.neurons.toLocaleString('en')} neurons${note}`;
+    this.#say(`${found.name}, window ${sample.window}: ${percent(found.rate)} of ${found.neurons.toLocaleString('en')} neurons${note}`);
+  }
+
+  #say(text) {
+    if (this.#reading.textContent !== text) this.#reading.textContent = text;
   }
 
   #point(cell) {
@@ -151,10 +173,9 @@ export class Raster {
     if (!this.#names.length) return;
     const from = this.#cell ?? { layer: 0, fromRight: this.#pointed ?? 0 };
     const clamp = (value, most) => Math.min(Math.max(value, 0), most);
-    this.#point({
-      layer: clamp(from.layer + layers, this.#names.length - 1),
-      fromRight: clamp(from.fromRight + windows, this.#samples.length - 1),
-    });
+    const fromRight = clamp(from.fromRight + windows, this.#samples.length - 1);
+    const layer = clamp(from.layer + layers, this.#names.length - 1);
+    this.#point({ layer, fromRight, sample: this.#samples.at(-1 - fromRight) });
   }
 
   #cellAt(x, y) {

@@ -49,7 +49,7 @@ export class Session {
   #chosen = { model: null, windowUs: null }; // null: as the server thinks best
   #paused;
   #shown = null; // the entry that is drawn
-  #ended = null; // why the session cannot go on, in words
+  #ended = null; // why the session cannot go on: `{code, words}`
   #drawing = false;
   #wanted = null; // the entry to be drawn next
   #answerTimes = [];
@@ -115,9 +115,14 @@ export class Session {
 
   /** Why the connection is not there, in words; empty if it is. */
   get trouble() {
-    if (this.#ended) return this.#ended;
+    if (this.#ended) return this.#ended.words;
     const drop = this.#connection?.lastDrop;
     return this.state === 'reconnecting' && drop ? explainClose(drop.code, drop.reason) : '';
+  }
+
+  /** Code that the session was closed with for good, or null. */
+  get closeCode() {
+    return this.#ended?.code ?? null;
   }
 
   /** Whole seconds until the next try to connect. */
@@ -282,12 +287,12 @@ export class Session {
       return;
     }
     // The problem says the same as the reason, and more.
-    this.#ended = explainClose(code, problem?.detail ? '' : said);
+    this.#ended = { code, words: explainClose(code, problem?.detail ? '' : said) };
     const again = { label: 'Start a new session', run: () => this.#startAllowed() };
     const noModel = code === Code.NOT_FOUND && this.#chosen.model;
     this.#fail(
       problem?.title ?? 'The server ended the session',
-      [problem?.detail, sentence(this.#ended)].filter(Boolean).join(' '),
+      [problem?.detail, this.#ended.words].filter(Boolean).map(sentence).join(' '),
       noModel ? { label: 'Use the default model', run: () => this.choose({ model: null }) } : again,
     );
     this.#view.onChange();
@@ -408,5 +413,5 @@ function countClasses(ids) {
 }
 
 function sentence(text) {
-  return `${text[0].toUpperCase()}${text.slice(1)}.`;
+  return `${text[0].toUpperCase()}${text.slice(1)}${text.endsWith('.') ? '' : '.'}`;
 }

@@ -125,7 +125,7 @@ export class Stage {
     setText(parts.linkText, LINK_TEXT[link]);
     parts.link.title = session.trouble;
     setText(parts.linkNote, this.#linkNote(link, resumes));
-    setText(parts.message, this.#message(feed, loading));
+    setText(parts.message, this.#message(feed, loading, state));
     parts.message.hidden = !parts.message.textContent;
     parts.frozen.hidden = !paused || !shown;
     setText(parts.frozen, feed?.waits === false ? 'View paused, the camera streams on' : 'Paused');
@@ -186,15 +186,16 @@ export class Stage {
     this.refreshText();
   }
 
-  #message(feed, loading) {
+  #message(feed, loading, state) {
     if (loading) return `Loading ${loading}…`;
+    if (state === 'ended') return `Closed: ${this.session.trouble}`;
     return feed ? '' : 'No source yet. Choose one above, or drop a recording here.';
   }
 
   #linkNote(state, resumes) {
     const { session } = this;
     if (state === 'reconnecting') return session.retryInSeconds > 1 ? `in ${session.retryInSeconds} s` : '';
-    if (state === 'ended') return session.trouble;
+    if (state === 'ended') return session.closeCode ? `code ${session.closeCode}` : '';
     if (state === 'behind') return session.feed.waits ? `${session.feed.rate.toFixed(1)}× real time` : 'drops frames';
     return resumes ? `resumed ${resumes}×` : '';
   }

@@ -99,7 +99,8 @@ def test_one_that_fails_disturbs_no_other(page: Viewer) -> None:
     said = page.wait(page.banner, "the banner")
     assert "The server knows no such model or session (code 4404)" in said
     assert page.text(page.stage(2) + " .link-text") == "Closed"
-    assert "code 4404" in page.text(page.stage(2) + " .link-note")
+    assert page.text(page.stage(2) + " .link-note") == "code 4404"
+    assert "no such model" in page.text(page.stage(2) + " .message")
     assert page.element(page.stage(1) + " .banner").is_displayed() is False
     page.wait_for_windows(5, session=1)
     page.press_in_banner("Use the default model")

@@ -122,9 +122,8 @@ def test_the_heat_map_reads_out_cells_and_follows_the_window_in_view(page: Viewe
     page.wait(lambda: page.text("#raster .reading").startswith(f"{layers[0]['name']}, window 5:"), "the first layer")
     canvas.send_keys(Keys.ARROW_DOWN)
     of = next(each for each in shown["activity"]["layers"] if each["name"] == layers[1]["name"])
-    said = page.wait(
-        lambda: page.text("#raster .reading") if layers[1]["name"] in page.text("#raster .reading") else "", ""
-    )
+    page.wait(lambda: layers[1]["name"] in page.text("#raster .reading"), "the next layer")
+    said = page.text("#raster .reading")
     assert f"{of['neurons']:,} neurons" in said
     assert f"{100 * of['firing_rate']:.1f}" in said
     canvas.send_keys(Keys.ARROW_LEFT)
