@@ -73,7 +73,7 @@ export class Camera {
   onLost = null;
 
   #stream;
-  #video = document.createElement('video');
+  #video = Object.assign(document.createElement('video'), { className: 'unseen', muted: true, playsInline: true });
   #canvas;
   #context;
   #fresh = false;
@@ -97,9 +97,9 @@ export class Camera {
   }
 
   async start() {
-    this.#video.muted = true;
-    this.#video.playsInline = true;
     this.#video.srcObject = this.#stream;
+    // Some browsers play nothing that is not in the page.
+    document.body.append(this.#video);
     await this.#video.play();
     this.#watch();
   }
@@ -119,12 +119,13 @@ export class Camera {
     this.#closed = true;
     for (const track of this.#stream.getTracks()) track.stop();
     this.#video.srcObject = null;
+    this.#video.remove();
   }
 
   #watch() {
     if (this.#closed) return;
     // Browsers without it: a picture may be taken twice, which shows as one without events.
-    const next = this.#video.requestVideoFrameCallback?.bind(this.#video) ?? requestAnimationFrame;
+    const next = this.#video.requestVideoFrameCallback?.bind(this.#video) ?? requestAnimationFrame.bind(window);
     next(() => {
       this.#fresh = true;
       this.#watch();

@@ -52,7 +52,13 @@ export class CameraDialog {
     const format = this.#format;
     this.#start.disabled = true;
     this.#say(null);
-    const failure = await this.#use(() => CameraFeed.open(format));
+    const failure = await this.#use(async () => {
+      const feed = await CameraFeed.open(format);
+      if (this.#dialog.open) return feed;
+      // Closed while the browser was asking.
+      feed.close();
+      throw new CameraError('Cancelled', 'The camera was not started.');
+    });
     this.#start.disabled = false;
     if (failure) {
       this.#say(failure);

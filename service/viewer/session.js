@@ -253,6 +253,8 @@ export class Session {
   #onLinkState() {
     const { state, tries, lastDrop } = this.#connection;
     if (state === Link.WAITING && tries === TRIES_BEFORE_WORD) {
+      // A browser does not say of a handshake that it was refused for want of a token; this asks for one then.
+      ask('v1/models').catch(() => {});
       const full = lastDrop.code === Code.FULL;
       this.#view.onWord({
         key: 'link',

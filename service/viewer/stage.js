@@ -106,6 +106,10 @@ export class Stage {
     this.#parts.choose.setAttribute('aria-pressed', chosen);
   }
 
+  focus() {
+    this.#parts.choose.focus();
+  }
+
   close() {
     this.session.close();
     this.element.remove();
@@ -196,8 +200,8 @@ export class Stage {
     const { session } = this;
     if (state === 'reconnecting') return session.retryInSeconds > 1 ? `in ${session.retryInSeconds} s` : '';
     if (state === 'ended') return session.closeCode ? `code ${session.closeCode}` : '';
-    if (state === 'behind') return session.feed.waits ? `${session.feed.rate.toFixed(1)}× real time` : 'drops frames';
-    return resumes ? `resumed ${resumes}×` : '';
+    const lag = session.feed?.waits ? `${session.feed.rate.toFixed(1)}× real time` : 'drops frames';
+    return [state === 'behind' && lag, resumes && `resumed ${resumes}×`].filter(Boolean).join(' · ');
   }
 
   #shownAt(entry) {

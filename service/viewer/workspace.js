@@ -73,6 +73,7 @@ export class Workspace {
     stage.close();
     this.#number();
     this.choose(this.chosen === stage ? this.stages[Math.min(at, this.stages.length - 1)] : this.chosen);
+    this.chosen.focus();
   }
 
   /** Show the settings and measurements of a session. */

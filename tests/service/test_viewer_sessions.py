@@ -74,6 +74,7 @@ def test_there_may_be_four_and_closing_one_leaves_the_others(page: Viewer) -> No
     assert len(page.get("sessions")) == 4
     page.press(page.stage(2) + " .close")
     assert [session["number"] for session in page.get("sessions")] == [1, 2, 3]
+    assert "choose" in page.driver.switch_to.active_element.get_attribute("class")
     for number in (1, 2, 3):
         page.wait_for_windows(2, session=number)
     assert page.element("#add").is_enabled() is True

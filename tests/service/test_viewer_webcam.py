@@ -165,6 +165,26 @@ def test_a_camera_that_goes_away_is_told_of(page: Viewer) -> None:
     assert "The camera is gone" in page.wait(page.banner, "the banner")
 
 
+def test_a_dialog_that_is_closed_starts_no_camera(page: Viewer) -> None:
+    page.run("""
+        const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        const decided = new Promise((resolve) => (window.decide = resolve));
+        navigator.mediaDevices.getUserMedia = async (wanted) => {
+          await decided;
+          return (window.stream = await ask(wanted));
+        };
+    """)
+    page.press("#camera")
+    page.press("#camera-start")
+    page.press("#camera-dialog .quiet")
+    page.run("window.decide()")
+    page.wait(
+        lambda: page.run("return window.stream?.getVideoTracks()[0].readyState") == "ended", "the camera to be let go"
+    )
+    page.wait_for_windows(2)
+    assert page.get("sessions")[0]["kind"] == "recording"
+
+
 def test_whoever_denies_the_camera_is_told_how_to_allow_it(server: str) -> None:
     require_browser()
     with running_chromium(FAKE_CAMERA) as driver:
