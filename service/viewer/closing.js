@@ -21,9 +21,8 @@ const WORDS = {
  * What a close code means.
  *
  * @param {number} code
- * @param {string} [reason] the server's own, from the close frame
+ * @param {string} [reason] from the close frame; used where this page has no words for the code
  */
 export function explainClose(code, reason = '') {
-  const words = WORDS[code] ?? 'the connection was closed';
-  return `${words} (code ${code}${reason ? `: ${reason}` : ''})`;
+  return `${WORDS[code] ?? (reason || 'the connection was closed')} (code ${code})`;
 }

@@ -288,8 +288,7 @@ export class Session {
       });
       return;
     }
-    // The problem says the same as the reason, and more.
-    this.#ended = { code, words: explainClose(code, problem?.detail ? '' : said) };
+    this.#ended = { code, words: explainClose(code, said) };
     const again = { label: 'Start a new session', run: () => this.#startAllowed() };
     const noModel = code === Code.NOT_FOUND && this.#chosen.model;
     this.#fail(

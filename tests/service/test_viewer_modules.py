@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import zlib
 from itertools import pairwise
 
@@ -19,7 +20,10 @@ from service.wire.frames import decode_frame
 from service.wire.messages import MessageType
 from tests.service.browser import VIEWER_SENSOR as SENSOR
 from tests.service.browser import Viewer, b64, recording
+from tests.service.harness import REPOSITORY
 from tests.vectors.make import PATH
+
+PROTOCOL = REPOSITORY / "docs" / "protocol.md"
 
 
 def as_lists(events: EventBatch) -> dict[str, list[int]]:
@@ -199,6 +203,23 @@ def test_refuses_what_is_not_a_recording(modules: Viewer) -> None:
 def test_numbers_as_text(modules: Viewer, call: str, text: str) -> None:
     shown = modules.run(f"const format = await import('/viewer/format.js'); return format.{call}")
     assert shown.replace("\u202f", " ") == text
+
+
+# closing.js -----------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_words_for_every_close_code_of_the_protocol(modules: Viewer) -> None:
+    codes = [int(code) for code in re.findall(r"^\| (4\d{3}|1012) \|", PROTOCOL.read_text(), re.MULTILINE)]
+    assert len(codes) > 7
+    said = modules.run(
+        """
+        const { explainClose } = await import('/viewer/closing.js');
+        return [...a[0], 4999].map((code) => explainClose(code, 'as the server has it'));
+        """,
+        codes,
+    )
+    assert [each for each in said[:-1] if "as the server has it" in each] == []
+    assert said[-1] == "as the server has it (code 4999)"
 
 
 # connection.js --------------------------------------------------------------------------------------------------------
