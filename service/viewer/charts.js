@@ -1,36 +1,20 @@
 // Small line charts over the last windows: one canvas each, values in text beside it.
 
+import { ink } from './theme.js';
+
+/** How many windows a chart shows. */
 export const HISTORY_LENGTH = 200;
 
-const GRID = 'rgba(148, 163, 184, 0.13)';
-const MARK = 'rgba(148, 163, 184, 0.35)';
-const CURSOR = 'rgba(226, 232, 240, 0.55)';
-const LABEL = '#8f9bad';
 const FONT = '10.5px system-ui, sans-serif';
 const PADDING = { top: 6, right: 2, bottom: 4, left: 44 };
-
-/** The last windows' measurements, oldest first. */
-export class History {
-  samples = [];
-
-  push(sample) {
-    this.samples.push(sample);
-    if (this.samples.length > HISTORY_LENGTH) this.samples.shift();
-  }
-
-  clear() {
-    this.samples = [];
-  }
-}
 
 /**
  * One line of a chart.
  *
  * @typedef {object} Series
  * @property {string} label
- * @property {string} color
+ * @property {string} color its name in theme.js
  * @property {(sample: object) => number} value
- * @property {boolean} [minor] thin, and left out of the text when nobody points at the chart
  */
 
 export class LineChart {
@@ -86,11 +70,10 @@ export class LineChart {
     this.#series = series;
     this.#top = 0;
     this.#readouts.replaceChildren(
-      ...series.map(({ label, color, minor }) => {
+      ...series.map(({ label, color }) => {
         const item = document.createElement('li');
-        item.classList.toggle('minor', Boolean(minor));
         const key = document.createElement('i');
-        key.style.background = color;
+        key.style.background = `var(--ink-${color})`;
         const name = document.createElement('span');
         name.textContent = label;
         item.append(key, name, document.createElement('output'));
@@ -107,12 +90,13 @@ export class LineChart {
     this.#drawn = [samples, pointed];
     const context = this.#context;
     context.clearRect(0, 0, this.#width, this.#height);
+    if (!samples.length) return;
     const scale = this.#scale(samples);
     this.#drawGrid(scale);
     this.#drawMarks(samples);
     for (const series of this.#series) this.#drawLine(samples, series, scale);
     if (pointed !== null && pointed < samples.length) {
-      context.fillStyle = CURSOR;
+      context.fillStyle = ink().cursor;
       context.fillRect(Math.round(this.#x(pointed)), PADDING.top, 1, this.#height - PADDING.top - PADDING.bottom);
     }
   }
@@ -162,7 +146,7 @@ export class LineChart {
       const smallest = values.reduce((least, value) => Math.min(least, value), largest || 1);
       const low = Math.floor(Math.log10(smallest || 0.1));
       const high = Math.max(low + 1, Math.ceil(Math.log10(largest || 1)));
-      const step = Math.ceil((high - low) / 4);
+      const step = Math.ceil((high - low) / Math.max(1, Math.floor(height / 18)));
       const ticks = [];
       for (let power = low; power <= high; power += step) ticks.push(10 ** power);
       const y = (value) => bottom - ((Math.log10(Math.max(value, 10 ** low)) - low) / (high - low)) * height;
@@ -172,7 +156,7 @@ export class LineChart {
     const top = niceCeiling(largest);
     if (top > this.#top || largest < this.#top / 3) this.#top = top;
     const y = (value) => bottom - (value / this.#top) * height;
-    return { y, ticks: [0, this.#top / 2, this.#top] };
+    return { y, ticks: height < 36 ? [0, this.#top] : [0, this.#top / 2, this.#top] };
   }
 
   #drawGrid({ y, ticks }) {
@@ -182,16 +166,16 @@ export class LineChart {
     context.textBaseline = 'middle';
     for (const tick of ticks) {
       const at = Math.round(y(tick));
-      context.fillStyle = GRID;
+      context.fillStyle = ink().grid;
       context.fillRect(PADDING.left, at, this.#width - PADDING.left - PADDING.right, 1);
-      context.fillStyle = LABEL;
+      context.fillStyle = ink().label;
       context.fillText(this.#format(tick).replace(/\.0+(?!\d)/, ''), PADDING.left - 6, Math.min(Math.max(at, 7), this.#height - 7));
     }
   }
 
   /** A dotted line where a session was reset. */
   #drawMarks(samples) {
-    this.#context.fillStyle = MARK;
+    this.#context.fillStyle = ink().mark;
     samples.forEach((sample, i) => {
       if (!sample.first || i === 0) return;
       const x = Math.round(this.#x(samples.length - 1 - i));
@@ -199,31 +183,22 @@ export class LineChart {
     });
   }
 
-  #drawLine(samples, { color, value, minor }, { y }) {
+  #drawLine(samples, { color, value }, { y }) {
     const context = this.#context;
     context.beginPath();
     samples.forEach((sample, i) => {
       const at = value(sample);
       if (Number.isFinite(at)) context.lineTo(this.#x(samples.length - 1 - i), y(at));
     });
-    context.strokeStyle = color;
-    context.lineWidth = minor ? 1 : 1.75;
+    context.strokeStyle = ink()[color];
+    context.lineWidth = 1.75;
     context.lineJoin = 'round';
-    context.globalAlpha = minor ? 0.75 : 1;
     context.stroke();
-    context.globalAlpha = 1;
   }
 }
 
-/** Colours for the layers of a network, from the input (first) to the output. */
-export function depthColors(n) {
-  return Array.from({ length: n }, (_, i) => {
-    const part = n > 1 ? i / (n - 1) : 0;
-    return `hsl(${Math.round(200 + 130 * part)} 62% ${Math.round(66 - 6 * part)}%)`;
-  });
-}
-
-function niceCeiling(value) {
+/** The next round number at or above a value. */
+export function niceCeiling(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value) * power;

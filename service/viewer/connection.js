@@ -22,6 +22,7 @@ const FINAL_CODES = new Set([
   Code.ENDED,
   Code.MESSAGE_TOO_BIG,
   Code.HELLO,
+  Code.REVOKED,
   Code.NOT_FOUND,
   Code.TAKEN_OVER,
   Code.TOO_LARGE,
@@ -34,14 +35,16 @@ const FINAL_CODES = new Set([
  * @property {(welcome: object, resumed: boolean) => void} onWelcome
  * @property {(result: {meta: object, mask: Uint8Array}) => void} onResult
  * @property {(sequence: number) => void} onAck every message up to this one has been answered
- * @property {(end: {code: number, problem: ?object, lost: boolean}) => void} onEnd the session cannot go on; `lost`: the
+ * @property {(end: {code: number, reason: string, problem: ?object, lost: boolean}) => void} onEnd the session cannot go on; `lost`: the
  *   server no longer knows it, so a new one may be started
  */
 export class StreamConnection {
   /** Wall-clock time of the next try, in ms, while WAITING. */
   retryAt = 0;
-  /** Why the last connection dropped: `{code, problem}`, or null. */
+  /** Why the last connection dropped: `{code, reason, problem}`, or null. */
   lastDrop = null;
+  /** How often the session has been taken up again. */
+  resumes = 0;
 
   #url;
   #hello;
@@ -55,6 +58,7 @@ export class StreamConnection {
   #answered = 0; // number of the last message whose results are all here
   #turn = 1; // number of the message that this connection gives results for
   #windows = new Set(); // windows of the message after `#answered` that are here already
+  #credit = 1;
   #problem = null;
   #tries = 0;
   #eager = true;
@@ -87,6 +91,16 @@ export class StreamConnection {
     return this.#tries;
   }
 
+  /** How many messages may be sent now; what is sent beyond that waits in the socket. */
+  get credit() {
+    return this.live ? this.#credit - this.unanswered : 0;
+  }
+
+  /** Messages that the server has not answered yet. */
+  get unanswered() {
+    return this.#nextSequence - 1 - this.#answered;
+  }
+
   /** Whether a dropped connection is taken up again at once, or only when this is set. */
   set eager(value) {
     this.#eager = value;
@@ -113,10 +127,10 @@ export class StreamConnection {
         else this.#onBinary(event.data);
       } catch (error) {
         if (!(error instanceof FormatError) && !(error instanceof SyntaxError)) throw error;
-        this.#finish(Code.UNUSABLE, { title: 'The answer of the server could not be read', detail: error.message });
+        this.#finish(Code.UNUSABLE, '', { title: 'The answer of the server could not be read', detail: error.message });
       }
     };
-    socket.onclose = (event) => this.#onClose(event.code);
+    socket.onclose = (event) => this.#onClose(event.code, event.reason);
     this.#socket = socket;
     this.#enter(Link.CONNECTING);
     this.#listen();
@@ -170,10 +184,12 @@ export class StreamConnection {
     const next = this.#pending.length ? this.#pending[0].sequence : this.#nextSequence;
     if (resumed && next > welcome.next_sequence) {
       // The server remembers less than it has acknowledged, and what it lacks is no longer here.
-      this.#finish(Code.NOT_FOUND, null, true);
+      this.#finish(Code.NOT_FOUND, '', null, true);
       return;
     }
     this.#turn = next;
+    this.#credit = welcome.credit ?? 1;
+    if (resumed) this.resumes++;
     this.#enter(Link.LIVE);
     this.#handlers.onWelcome(welcome, resumed);
     // Everything without an acknowledgement goes out again, also what the server has seen: it answers again.
@@ -191,6 +207,7 @@ export class StreamConnection {
       this.#tries = 0;
       this.#turn = Math.max(this.#turn, message.answered + 1);
       this.#pending = this.#pending.filter((sent) => sent.sequence > Math.min(message.acked, this.#turn - 1));
+      this.#credit = message.credit ?? this.#credit;
       if (message.answered <= this.#answered) return;
       this.#answered = message.answered;
       this.#windows.clear();
@@ -198,18 +215,18 @@ export class StreamConnection {
     }
   }
 
-  #onClose(closeCode) {
+  #onClose(closeCode, reason) {
     const code = this.#problem?.code ?? closeCode;
     if (FINAL_CODES.has(code)) {
-      this.#finish(code, this.#problem, code === Code.NOT_FOUND && this.#token !== null);
+      this.#finish(code, reason, this.#problem, code === Code.NOT_FOUND && this.#token !== null);
     } else {
-      this.#drop(code);
+      this.#drop(code, reason);
     }
   }
 
-  #drop(code) {
+  #drop(code, reason = '') {
     this.#discardSocket();
-    this.lastDrop = { code, problem: this.#problem };
+    this.lastDrop = { code, reason, problem: this.#problem };
     const delay = Math.min(FIRST_DELAY_MS * 2 ** this.#tries++, LONGEST_DELAY_MS) * (0.75 + 0.5 * Math.random());
     if (!this.#eager) {
       this.#enter(Link.DORMANT);
@@ -220,10 +237,10 @@ export class StreamConnection {
     this.#retryTimer = setTimeout(() => this.open(), delay);
   }
 
-  #finish(code, problem, lost = false) {
+  #finish(code, reason, problem, lost = false) {
     this.#discardSocket();
     this.#enter(Link.CLOSED);
-    this.#handlers.onEnd({ code, problem, lost });
+    this.#handlers.onEnd({ code, reason, problem, lost });
   }
 
   /** A connection that owes us an answer and stays silent for long is as good as dropped. */
@@ -231,7 +248,7 @@ export class StreamConnection {
     clearTimeout(this.#silenceTimer);
     this.#silenceTimer = setTimeout(() => {
       if (this.live && this.#answered === this.#nextSequence - 1) this.#listen();
-      else this.#drop(1006);
+      else this.#drop(Code.LOST);
     }, SILENCE_MS);
   }
 

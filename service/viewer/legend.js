@@ -1,37 +1,49 @@
-// The classes with their colours and shares of the picture; each can be switched off.
+// The classes with their colours and shares of the picture; each can be hidden.
 
 import { percent } from './format.js';
 
 export class Legend {
   #host;
   #onToggle;
-  #shares = []; // bar and number of each class
+  #rows = [];
 
   /**
    * @param {HTMLElement} host a list
+   * @param {HTMLElement} buttons holds `[data-show=all]` and `[data-show=none]`
    * @param {(id: number, visible: boolean) => void} onToggle
    */
-  constructor(host, onToggle) {
+  constructor(host, buttons, onToggle) {
     this.#host = host;
     this.#onToggle = onToggle;
+    for (const button of buttons.querySelectorAll('[data-show]')) {
+      button.addEventListener('click', () => this.#showAll(button.dataset.show === 'all'));
+    }
   }
 
   /** @param {(id: number) => boolean} isVisible */
   setClasses(classes, isVisible) {
-    this.#shares = [];
-    this.#host.replaceChildren(...classes.map((item) => this.#row(item, isVisible(item.id))));
+    this.#rows = classes.map((item) => this.#makeRow(item, isVisible(item.id)));
+    this.#host.replaceChildren(...this.#rows.map(({ item }) => item));
   }
 
   /** @param {(index: number) => number} share part of the picture, 0 to 1, by place in the list of classes */
   setShares(share) {
-    for (const [index, { bar, output }] of this.#shares.entries()) {
+    for (const [index, { bar, output }] of this.#rows.entries()) {
       const part = share(index);
       bar.style.width = `${100 * (part || 0)}%`;
       output.textContent = percent(part);
     }
   }
 
-  #row({ id, name, color }, visible) {
+  #showAll(visible) {
+    for (const { id, box } of this.#rows) {
+      if (box.checked === visible) continue;
+      box.checked = visible;
+      this.#onToggle(id, visible);
+    }
+  }
+
+  #makeRow({ id, name, color }, visible) {
     const item = document.createElement('li');
     const label = document.createElement('label');
     const box = document.createElement('input');
@@ -51,7 +63,6 @@ export class Legend {
     bar.style.background = `rgb(${color.join(' ')})`;
     meter.append(bar);
     item.append(label, meter);
-    this.#shares.push({ bar, output });
-    return item;
+    return { id, item, box, bar, output };
   }
 }

@@ -4,14 +4,18 @@
 export const VERSION = 1;
 
 /** Kinds of binary message. */
-export const Kind = Object.freeze({ EVENTS: 1, ADVANCE: 2, RESET: 3, END: 4, RESULT: 129, ACK: 130, GOAWAY: 131 });
+export const Kind = Object.freeze({ EVENTS: 1, ADVANCE: 2, RESET: 3, END: 4, FRAME: 6, RESULT: 129, ACK: 130, GOAWAY: 131 });
 
 /** Close codes of the stream. */
 export const Code = Object.freeze({
   ENDED: 1000,
+  LOST: 1006,
   MESSAGE_TOO_BIG: 1009,
+  STOPPING: 1012,
   HELLO: 4400,
+  REVOKED: 4401,
   NOT_FOUND: 4404,
+  TIMEOUT: 4408,
   TAKEN_OVER: 4409,
   TOO_LARGE: 4413,
   UNUSABLE: 4422,
@@ -21,6 +25,7 @@ export const Code = Object.freeze({
 const MAGIC = 0x31564553; // "SEV1", read as a little-endian number
 const PACKET_HEADER = 32;
 const MESSAGE_HEADER = 16;
+const FRAME_HEADER = 16;
 const PACKED_RECORD = 8;
 const WIDE_RECORD = 13;
 
@@ -173,6 +178,27 @@ export function encodeAdvance(sequence, time) {
   return buffer;
 }
 
+/**
+ * A FRAME message around grey pixels.
+ *
+ * @param {number} sequence the message number
+ * @param {number} time µs
+ * @param {{width: number, height: number, grey: Uint8Array}} picture a byte for each pixel, row by row
+ */
+export function encodeFrame(sequence, time, { width, height, grey }) {
+  const { buffer, view } = message(Kind.FRAME, sequence, FRAME_HEADER + grey.length);
+  view.setBigInt64(MESSAGE_HEADER, BigInt(time), true);
+  view.setUint16(MESSAGE_HEADER + 8, width, true);
+  view.setUint16(MESSAGE_HEADER + 10, height, true);
+  new Uint8Array(buffer, MESSAGE_HEADER + FRAME_HEADER).set(grey);
+  return buffer;
+}
+
+/** Bytes of a FRAME message of that size. */
+export function frameBytes(width, height) {
+  return MESSAGE_HEADER + FRAME_HEADER + width * height;
+}
+
 export function encodeReset(sequence) {
   return message(Kind.RESET, sequence, 0).buffer;
 }
@@ -195,7 +221,7 @@ function message(kind, sequence, payloadBytes) {
  *
  * @param {ArrayBuffer} buffer
  * @returns {{kind: 129, window: number, meta: object, mask: Uint8Array} |
- *   {kind: 130, answered: number, acked: number} | {kind: 131}}
+ *   {kind: 130, answered: number, acked: number, credit: number} | {kind: 131}}
  */
 export function parseMessage(buffer) {
   if (buffer.byteLength < MESSAGE_HEADER) throw new FormatError('The server sent a message without a header.');
@@ -206,9 +232,9 @@ export function parseMessage(buffer) {
   const sequence = Number(view.getBigUint64(8, true));
   if (kind === Kind.GOAWAY) return { kind };
   if (kind === Kind.ACK) {
-    const { acked } = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, MESSAGE_HEADER)));
+    const { acked, credit } = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, MESSAGE_HEADER)));
     if (!Number.isInteger(acked)) throw new FormatError('The server sent an acknowledgement without a number.');
-    return { kind, answered: sequence, acked };
+    return { kind, answered: sequence, acked, credit };
   }
   if (kind !== Kind.RESULT) throw new FormatError(`The server sent a message of the unknown kind ${kind}.`);
 

@@ -1,4 +1,5 @@
-// Draws the events of a window and the mask that answers it, each on a canvas of its own at the sensor's resolution.
+// Draws what a window showed (events, or a camera's picture) and the mask that answers it, each on a canvas of its own
+// at the sensor's resolution.
 // The page lays the canvases over each other or side by side and scales them; nothing is drawn twice.
 
 import { firstAtOrAfter } from './protocol.js';
@@ -9,10 +10,14 @@ export const EVENT_COLORS = Object.freeze({ on: [255, 226, 176], off: [86, 180, 
 // Every picture is made pixel by pixel on the CPU, so that is where the canvases belong.
 const CONTEXT = { willReadFrequently: true };
 
+/** The greys as pixels. */
+const GREYS = Uint32Array.from({ length: 256 }, (_, value) => word([value, value, value], 255));
+
 /** Opacity of a pixel by how many events it had in the window. */
 const EVENT_ALPHA = [0, 160, 205, 240, 255];
 
-export class EventLayer {
+/** What the sensor saw: the events of a window, or the picture of a camera. */
+export class InputLayer {
   #canvas;
   #context;
   #image = null;
@@ -27,13 +32,9 @@ export class EventLayer {
   }
 
   /** Draw the events of a recording in [start, end). */
-  draw(recording, start, end) {
+  drawEvents(recording, start, end) {
     const { width, height, t, x, y, p } = recording;
-    if (resize(this.#canvas, width, height) || !this.#image) {
-      this.#image = this.#context.createImageData(width, height);
-      this.#pixels = new Uint32Array(this.#image.data.buffer);
-      this.#hits = new Uint8Array(width * height);
-    }
+    this.#fit(width, height);
     this.#pixels.fill(0);
     this.#hits.fill(0);
     const most = EVENT_ALPHA.length - 1;
@@ -44,6 +45,24 @@ export class EventLayer {
       this.#pixels[at] = this.#palette[p[i]][this.#hits[at]];
     }
     this.#context.putImageData(this.#image, 0, 0);
+  }
+
+  /** Draw a picture of grey pixels. */
+  drawPicture({ width, height, grey }) {
+    this.#fit(width, height);
+    for (let i = 0; i < grey.length; i++) this.#pixels[i] = GREYS[grey[i]];
+    this.#context.putImageData(this.#image, 0, 0);
+  }
+
+  clear() {
+    this.#context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
+  }
+
+  #fit(width, height) {
+    if (!resize(this.#canvas, width, height) && this.#image) return;
+    this.#image = this.#context.createImageData(width, height);
+    this.#pixels = new Uint32Array(this.#image.data.buffer);
+    this.#hits = new Uint8Array(width * height);
   }
 }
 
@@ -112,13 +131,6 @@ export class MaskLayer {
     for (let i = 0; i < this.#ids.length; i++) this.#pixels[i] = this.#shown[this.#ids[i]];
     this.#context.putImageData(this.#image, 0, 0);
   }
-}
-
-/** How many pixels each class has: `{id: pixels}`, classes that do not occur left out. */
-export function countClasses(ids) {
-  const counts = new Uint32Array(256);
-  for (const id of ids) counts[id]++;
-  return Object.fromEntries([...counts.entries()].filter(([, pixels]) => pixels > 0));
 }
 
 function eventPalette(color) {

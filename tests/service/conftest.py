@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from selenium import webdriver
 
+from tests.service.browser import require_browser, running_chromium
 from tests.service.harness import PATIENCE_S, running_server
 
 
@@ -48,3 +50,11 @@ def strict_http(strict_server: str) -> Iterator[httpx.Client]:
     """A client of the strict server."""
     with httpx.Client(base_url=strict_server, timeout=PATIENCE_S) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[webdriver.Chrome]:
+    """A browser."""
+    require_browser()
+    with running_chromium() as driver:
+        yield driver

@@ -9,11 +9,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 from service.auth import Scope, new_key
-from service.key_file import add_key
+from service.key_file import add_key, load_keys, remove_keys
+from tests.service.browser import Viewer
 from tests.service.harness import running_server
-from tests.service.test_viewer import Viewer, chromium
-
-__all__ = ["chromium"]
 
 
 def test_the_viewer_asks_for_a_token_and_plays_with_it(chromium: webdriver.Chrome, tmp_path: Path) -> None:
@@ -39,6 +37,28 @@ def test_the_viewer_asks_for_a_token_and_plays_with_it(chromium: webdriver.Chrom
         assert chromium.execute_script("return localStorage.length + document.cookie.length") == 0
         show_docs(page)
         assert page.console_errors() == []
+        page.leave()
+
+
+def test_whose_token_is_revoked_is_told_and_asked_for_another(chromium: webdriver.Chrome, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    old, token = new_key("alice", [Scope.STREAM, Scope.READ])
+    add_key(file, old)
+    with running_server(keys_file=file) as url:
+        page = Viewer(chromium, url)
+        page.resize(1440, 900)
+        page.open()
+        give(page, token)
+        page.wait_for_windows(3)
+        new, token = new_key("bob", [Scope.STREAM, Scope.READ])
+        remove_keys(file, load_keys(file))
+        add_key(file, new)
+        page.wait(lambda: page.get("state") == "ended", "the end of the session")
+        assert "revoked, or has expired (code 4401)" in page.wait(page.banner, "the banner")
+        page.press_in_banner("Start a new session")
+        give(page, token)
+        page.wait_for_windows(3)
+        assert page.get("state") in ("playing", "behind")
         page.leave()
 
 
