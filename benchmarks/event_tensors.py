@@ -27,7 +27,7 @@ from unittest.mock import patch
 import dv_processing as dv
 import numpy as np
 
-from benchmarks.engine import alternate
+from benchmarks.timing import alternate
 from models import zoo
 from models.encoding import InputGrid, polarity_counts, polarity_counts_in_numpy
 from models.events import EventBatch, SensorSize

@@ -87,6 +87,7 @@ PathType: Any = click.Path(path_type=Path)
     help="Drop events that follow another one of their pixel within so many microseconds.",
 )
 @click.option("--filter-hot", is_flag=True, help="Silence pixels that are far too active during the first second.")
+@click.option(
     "--emulate",
     type=click.Choice(["client", "server"]),
     default="client",
