@@ -118,7 +118,9 @@ class EventStream:
 
     def is_light(self, more: int) -> bool:
         """Whether cutting so many more events into windows takes less time than a change of threads."""
-        return self.config.ordered and self.config.disjoint and self.nbytes + _EVENT_BYTES * more <= LIGHT_BYTES
+        if self.filter is not None or not (self.config.ordered and self.config.disjoint):
+            return False
+        return self.nbytes + _EVENT_BYTES * more <= LIGHT_BYTES
 
     @property
     def ordered(self) -> bool:
