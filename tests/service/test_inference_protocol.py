@@ -633,7 +633,7 @@ def send_together(server: str, bodies: Sequence[tuple[bytes, dict[str, str]]]) -
         for connection, (body, headers) in zip(connections, bodies, strict=True):
             connection.request("POST", f"/v2/models/{MODEL}/infer", body, headers)
             # Of those that come in the same moment, no server can tell which was first.
-            time.sleep(0.01)
+            time.sleep(0.05)
         return [read_answer(connection) for connection in connections]
 
 
