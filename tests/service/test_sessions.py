@@ -54,7 +54,7 @@ def test_a_session_says_what_a_welcome_says(http: httpx.Client) -> None:
     assert set(document) == {
         *("session", "resume", "model", "classes", "unlabelled", "sensor", "window", "mask", "metrics"),
         *("gaps", "time", "queue", "deadline_ms", "next_sequence", "next_window", "acked", "credit"),
-        *("max_message_bytes", "frames"),
+        *("max_message_bytes", "filter", "frames"),
     }
     looked_up = http.get(response.headers["location"]).json()
     assert looked_up.pop("state_bytes") > 0
