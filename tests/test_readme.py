@@ -111,3 +111,14 @@ def test_the_figures_of_many_streams_are_those_of_the_benchmark() -> None:
     overhead = report["overhead"]
     for figure in (report["soak"]["windows"], overhead["total_ms"], overhead["bare_ms"], f"{overhead['ratio']:.2f}"):
         assert re.search(rf"\b{figure}\b", README)
+
+
+def test_the_sustained_streams_are_those_of_the_benchmark() -> None:
+    for sensor in json.loads((ROOT / "docs" / "results" / "load.json").read_text())["sustained"]:
+        assert re.search(rf"\b{sensor['streams']}( streams)? of\s{sensor['sensor']}\b", README)
+
+
+def test_the_damaged_files_are_those_of_the_benchmark() -> None:
+    report = json.loads((ROOT / "docs" / "results" / "mutations.json").read_text())
+    assert {kind["files"] for kind in report["kinds"].values()} == {10_000}
+    assert len(report["kinds"]) == 7
