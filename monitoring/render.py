@@ -187,7 +187,8 @@ def draw_number(axes: Axes, panel: Mapping[str, Any], series: Sequence[Series], 
         "value_and_name": [f"{each.name}: {value(each.last)}" for each in series],
     }.get(mode, [value(each.last) for each in series])
     color = _color_of(series[0].last, defaults["thresholds"]["steps"])
-    size = 20 if max(map(len, texts)) < 10 else 10
+    longest = max(map(len, texts))
+    size = 20 if longest < 10 else min(10, 230 / longest)
     axes.text(0.5, 0.45, "\n".join(texts), ha="center", va="center", fontsize=size, color=color)
 
 
