@@ -9,9 +9,8 @@ from clients.sources.evt import Decoder, Evt2Decoder, Evt3Decoder, unwrap
 from clients.sources.source import to_events
 from models.events import EventBatch
 
+# Their times are the camera's own; the others' are the messages'.
 _WORDS: dict[str, type[Decoder]] = {"evt2": Evt2Decoder, "evt3": Evt3Decoder}
-CAMERA_CLOCK = frozenset(_WORDS)
-"""Encodings whose times are the camera's own; the others' are the messages'."""
 
 
 class PacketDecoder:
@@ -26,9 +25,15 @@ class PacketDecoder:
     def __init__(self, name: str) -> None:
         self._name = name
         self._decoders: dict[str, Decoder] = {}
+        self._shift_us: int | None = None
 
-    def decode(self, encoding: str, data: bytes, *, time_base: int, is_bigendian: bool) -> EventBatch:
+    def decode(
+        self, encoding: str, data: bytes, *, time_base: int, is_bigendian: bool, stamp_us: int | None = None
+    ) -> EventBatch:
         """The events of a packet, in microseconds; ``time_base`` is in nanoseconds.
+
+        With the stamp of its message, a camera that counts by a clock of its own (``evt2``, ``evt3``) is taken to have
+        seen the topic's first event then; without it, times are the camera's.
 
         Raises
         ------
@@ -45,7 +50,12 @@ class PacketDecoder:
             raise RecordingError(f"its packets are encoded as {encoding!r}; mono, libcaer, evt2 and evt3 can be read")
         if encoding not in self._decoders:
             self._decoders[encoding] = _WORDS[encoding]()
-        return self._decoders[encoding].decode(data)
+        events = self._decoders[encoding].decode(data)
+        if stamp_us is None or not len(events):
+            return events
+        if self._shift_us is None:
+            self._shift_us = stamp_us - int(events.t[0])
+        return EventBatch(events.t + self._shift_us, events.x, events.y, events.p)
 
     def _mono(self, data: bytes, time_base: int) -> EventBatch:
         """Words of 64 bits: nanoseconds after ``time_base`` (32), x (16), y (15), polarity."""

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from clients.errors import CameraError, InputError
+from clients.errors import CameraError, RecordingError
 from clients.extras import require
 from clients.results import Result
+from clients.sources.event_packets import PacketDecoder
 from clients.vehicle.inbox import TopicSource
 from clients.vehicle.topics import checked_topic
 from clients.vehicle.watch import Status
@@ -88,7 +89,9 @@ class RosPublisher:
 
 
 class RosEvents(TopicSource):
-    """Events of a topic of ``event_camera_msgs/EventPacket``, encoding ``mono``.
+    """Events of a topic of ``event_camera_msgs/EventPacket``.
+
+    Encodings are those of :class:`clients.sources.event_packets.PacketDecoder`.
 
     Parameters
     ----------
@@ -123,6 +126,7 @@ class RosEvents(TopicSource):
             self._first = list(self._reader.take(_DEPTH))
             time.sleep(_POLL_S)
         self.frame_id = str(self._first[0].header.frame_id)
+        self._decoder = PacketDecoder(topic)
         super().__init__(topic, SensorSize(self._first[0].width, self._first[0].height))
 
     def close(self) -> None:
@@ -137,8 +141,14 @@ class RosEvents(TopicSource):
             taken_at = time.monotonic()
             for packet in waiting:
                 try:
-                    events = self._types.unpack_events(packet)
-                except InputError as error:
+                    events = self._decoder.decode(
+                        packet.encoding,
+                        bytes(packet.events),
+                        time_base=packet.time_base,
+                        is_bigendian=packet.is_bigendian,
+                        stamp_us=self._types.microseconds(packet.header.stamp),
+                    )
+                except RecordingError as error:
                     raise CameraError(f"{self.name}: {error}") from None
                 self.arrived = taken_at
                 yield events

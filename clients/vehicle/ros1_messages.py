@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from clients.errors import RecordingError
-from clients.sources.event_packets import CAMERA_CLOCK, PacketDecoder
+from clients.sources.event_packets import PacketDecoder
 from clients.sources.source import to_events
 from models.events import EventBatch, SensorSize
 
@@ -71,7 +71,6 @@ class EventReader:
         self._name = name
         self._kind = kind
         self._decoder = PacketDecoder(name)
-        self._shift_us: int | None = None
 
     def read(self, data: bytes) -> tuple[Head, EventBatch]:
         """A message; times are ROS time in microseconds, and never fall.
@@ -105,12 +104,9 @@ class EventReader:
         events = data[at + 5 : at + 5 + size]
         if len(events) != size:
             raise ValueError(f"it says that it has {size} bytes of events, and has {len(events)}")
-        batch = self._decoder.decode(encoding, events, time_base=time_base, is_bigendian=is_bigendian)
-        if encoding not in CAMERA_CLOCK or not len(batch):
-            return batch
-        if self._shift_us is None:
-            self._shift_us = head.stamp_us - int(batch.t[0])
-        return EventBatch(batch.t + self._shift_us, batch.x, batch.y, batch.p)
+        return self._decoder.decode(
+            encoding, events, time_base=time_base, is_bigendian=is_bigendian, stamp_us=head.stamp_us
+        )
 
 
 def label_info_class(dynamic: Any) -> Any:

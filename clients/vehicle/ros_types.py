@@ -97,6 +97,11 @@ def stamp(t_us: int) -> Time:
     return Time(sec=t_us // 1_000_000, nanosec=t_us % 1_000_000 * _NS)
 
 
+def microseconds(time: Time) -> int:
+    """A stamp as microseconds."""
+    return int(time.sec * 1_000_000 + time.nanosec // _NS)
+
+
 def pack_events(events: EventBatch, sensor: SensorSize, seq: int, frame_id: str) -> EventPacket:
     """Events as a packet of ``event_camera_msgs``, encoding ``mono``.
 
@@ -122,27 +127,4 @@ def pack_events(events: EventBatch, sensor: SensorSize, seq: int, frame_id: str)
         MONO,
         False,
         words.astype("<u8").tobytes(),
-    )
-
-
-def unpack_events(packet: EventPacket) -> EventBatch:
-    """The events of a packet; times in microseconds of ``time_base``.
-
-    Raises
-    ------
-    InputError
-        If the packet has another encoding or is cut short.
-    """
-    if packet.encoding != MONO:
-        raise InputError(f"packets of encoding {packet.encoding!r} cannot be read, only {MONO!r}")
-    data = bytes(packet.events)
-    if len(data) % 8:
-        raise InputError(f"a packet of {len(data)} bytes is cut short: an event has 8")
-    words = np.frombuffer(data, ">u8" if packet.is_bigendian else "<u8").astype(np.uint64)
-    ns = (words & np.uint64(0xFFFFFFFF)).astype(np.int64) + packet.time_base
-    return EventBatch(
-        ns // _NS,
-        (words >> np.uint64(32) & np.uint64(0xFFFF)).astype(np.uint16),
-        (words >> np.uint64(48) & np.uint64(0x7FFF)).astype(np.uint16),
-        (words >> np.uint64(63)).astype(np.uint8),
     )

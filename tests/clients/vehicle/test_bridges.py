@@ -11,14 +11,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 
 from clients import Client
 from clients.cutting import cut
 from clients.sources import open_source
+from clients.sources.evt import encode_evt3
+from models.events import EventBatch
 from service.wire.events import encode_packet
 from tests.service.harness import PATIENCE_S, REPOSITORY, SENSOR, WINDOW_US, random_events
 
@@ -31,7 +35,16 @@ from cyclonedds.qos import Policy, Qos  # noqa: E402
 from cyclonedds.sub import DataReader, Subscriber  # noqa: E402
 from cyclonedds.topic import Topic  # noqa: E402
 
-from clients.vehicle.ros_types import DiagnosticArray, EventPacket, Image, LabelInfo, pack_events  # noqa: E402
+from clients.vehicle.ros import RosEvents  # noqa: E402
+from clients.vehicle.ros_types import (  # noqa: E402
+    DiagnosticArray,
+    EventPacket,
+    Header,
+    Image,
+    LabelInfo,
+    pack_events,
+    stamp,
+)
 
 EVENTS = random_events(71, windows=8)
 RELIABLE = Policy.Reliability.Reliable(max_blocking_time=100_000_000)
@@ -117,6 +130,37 @@ def test_a_ros_graph_gets_labels_for_its_events_with_the_sensors_stamps(server: 
     known = {c.class_id: c.class_name for c in info.class_map}
     assert known[5] == "vehicle"
     assert known[255] == "UNLABELED"
+
+
+def test_packets_by_a_cameras_own_clock_are_put_at_their_stamps() -> None:
+    """As drivers of Prophesee's cameras send them; EVT 3.0 is decoded on from packet to packet."""
+    domain = free_port() % 200 + 10
+    participant = DomainParticipant(domain)
+    writer = DataWriter(Publisher(participant), Topic(participant, "rt/camera/events", EventPacket), qos=Qos(RELIABLE))
+    camera_us, ros_us = 1_000_000, 1_700_000_000_000_000
+    batches = [random_events(number, windows=1, start_us=camera_us + number * WINDOW_US) for number in range(3)]
+    high: int | None = None
+    packets = []
+    for number, batch in enumerate(batches):
+        data, high = encode_evt3(batch, high)
+        header = Header(stamp(ros_us + int(batch.t[0]) - int(batches[0].t[0])), "prophesee")
+        packets.append(EventPacket(header, SENSOR.height, SENSOR.width, number, 0, "evt3", False, bytes(data)))
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(RosEvents, "/camera/events", domain=domain)
+        wait_for(writer.get_matched_subscriptions)
+        for packet in packets:
+            writer.write(packet)
+        source = opened.result(PATIENCE_S)
+    seen: list[EventBatch] = []
+    for batch in source:
+        seen.append(batch)
+        if sum(map(len, seen)) == sum(map(len, batches)):
+            break
+    source.close()
+    assert (source.sensor, source.frame_id) == (SENSOR, "prophesee")
+    sent, found = EventBatch.concatenate(batches), EventBatch.concatenate(seen)
+    assert np.array_equal(found.t - ros_us, sent.t - sent.t[0])
+    assert all(np.array_equal(getattr(found, name), getattr(sent, name)) for name in "xyp")
 
 
 def test_zenoh_gets_the_masks_that_the_client_gets(server: str) -> None:
