@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from clients.cli.interrupts import interrupts
 from clients.cli.options import (
     POSITIVE,
     SOURCE_HELP,
@@ -175,14 +176,16 @@ def stream(
             recording = RerunRecording(results.session.classes, events.sensor, path=rerun, url=rerun_connect)
             outputs.append(closing.enter_context(recording))
         report = Report(results.session.classes)
+        sigint = closing.enter_context(interrupts())
         task = progress.add_task("", total=None, sensor=0.0, windows=0, latency=0.0, state="")
         try:
             for result in results:
-                report.add(result)
-                if outputs:
-                    window, frame = kept.take(result.t_start, result.t_end), seen.take(result.t_end)
-                    for output in outputs:
-                        output.write(result, window, frame)
+                with sigint.held():
+                    report.add(result)
+                    if outputs:
+                        window, frame = kept.take(result.t_start, result.t_end), seen.take(result.t_end)
+                        for output in outputs:
+                            output.write(result, window, frame)
                 progress.update(
                     task,
                     sensor=report.sensor_us / 1e6,
