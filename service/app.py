@@ -15,6 +15,7 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from models.errors import BackendUnavailableError
 from service import __version__
 from service.api import health, inference_protocol, models, recordings, segment, sessions, stream
 from service.api.conditions import ServerHealth, is_ready
@@ -92,7 +93,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             try:
                 await services.library.warm_up(settings.default_model, services.scheduler)
             except ServiceError as error:
-                raise _cannot_start(app, error.__cause__ or error) from None
+                why = error.__cause__ or error
+                if isinstance(why, BackendUnavailableError) and settings.backend == "auto":
+                    why = StartError(
+                        f"{why}; sessions move between replicas of one state store, so all of them must compute alike: "
+                        "install a compiler, or set SPIKESEG_BACKEND=torch on every replica"
+                    )
+                raise _cannot_start(app, why) from None
             app.state.services = services
             app.state.health = health = ServerHealth(services)
             services.metrics.watch_ready(lambda: is_ready(health.all()))

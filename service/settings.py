@@ -79,7 +79,8 @@ class Settings(BaseSettings):
     backend: Literal["auto", "torch", "event-driven"] = Field(
         default="auto",
         description="What computes the networks: torch, event-driven (where spikes are alone; needs a C compiler at the"
-        " first start), or auto: event-driven where it can run.",
+        " first start), or auto: event-driven where it can run. With a state store auto is event-driven: a replica that"
+        " cannot run it does not start, since its sessions could not move.",
     )
     weights: Literal["float32", "bfloat16", "int8"] = Field(
         default="float32",
@@ -195,6 +196,11 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
+
+    @property
+    def backend_of_replica(self) -> Literal["auto", "torch", "event-driven"]:
+        """The backend; where sessions move between replicas, ``auto`` may not mean another one on each of them."""
+        return "event-driven" if self.backend == "auto" and self.store_url.get_secret_value() else self.backend
 
     @field_validator("allowed_origins")
     @classmethod

@@ -1,8 +1,9 @@
 """Trained networks: for each, a card ``NAME.json`` and its weights; the card's ``format`` says how they are kept.
 
 ``spiking-deeplab-edge-1``, of the streaming networks: ``NAME.safetensors`` with folded weights.
-``paper-network-1``, of the paper's: ``NAME-00001-of-0000N.safetensors``, packed as :mod:`models.zoo.packing` does; the
-card's ``files`` has the SHA-256 of each. A card's ``input`` is ``events`` (also where it says nothing) or ``frames``.
+``paper-network-1``, of the paper's: ``NAME-00001-of-0000N.safetensors``, packed as :mod:`models.zoo.packing` does.
+The card's ``files`` has the SHA-256 of each file of weights, which loading checks. A card's ``input`` is ``events``
+(also where it says nothing) or ``frames``.
 """
 
 from __future__ import annotations
@@ -169,23 +170,29 @@ def load_any(
         raise WeightsError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def fingerprint(name: str, folder: Path = ZOO, *, precision: Precision = "float32") -> str:
-    """SHA-256 (hex) of a network: what its card says of it, without scores and training, and its files of weights.
+def fingerprint(
+    name: str, folder: Path = ZOO, *, backend: BackendChoice = "auto", precision: Precision = "float32"
+) -> str:
+    """SHA-256 (hex) of a network: its card without scores and training, its weights, and what computes it.
 
-    Where it is the same, the network is the same, and one replica can go on from the other's state. What computes the
-    network is not in it: backends take each other's states, and their answers differ by the rounding of sums. What a
-    streaming network's weights are rounded to is: with other weights it is another network.
+    Where it is the same, one replica can go on from the other's state with the same bits. Backends add in another
+    order, and after a few windows a rounded sum lets a neuron fire in one and not in the other; so a session stays with
+    the backend, and with the precision of the weights, that it was opened with.
 
     Raises
     ------
     UnknownModelError
         If there is none of that name.
     WeightsError
-        If its card cannot be read, or a file of weights is missing.
+        If its card cannot be read, or a file of weights is missing or damaged.
+    BackendUnavailableError
+        If the backend that was asked for cannot run here.
     """
+    check_weights(name, folder)
     card = _read_card(name, folder)
     try:
-        return _fingerprint(name, card, folder, precision)
+        backend_here = _choose_backend(_runs_on_kernel(card), backend)
+        return _fingerprint(name, card, folder, backend_here, precision)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"model {name!r} cannot be read: {type(error).__name__}: {error}") from error
 
@@ -193,12 +200,26 @@ def fingerprint(name: str, folder: Path = ZOO, *, precision: Precision = "float3
 _NETWORK_FIELDS = ("format", "input", "config", "coding", "classes", "window_us")
 
 
-def _fingerprint(name: str, card: Mapping[str, Any], folder: Path, precision: Precision) -> str:
-    settings = {field: card[field] for field in _NETWORK_FIELDS if field in card}
+def check_weights(name: str, folder: Path = ZOO) -> None:
+    """Compare every file of a network's weights with the digest in its card.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is none of that name.
+    WeightsError
+        If the card cannot be read or names no digests, or a file is missing or damaged; the message names it.
+    """
+    for path, sha256 in _weight_files(name, _read_card(name, folder), folder).items():
+        _read_whole(path, sha256)
+
+
+def _fingerprint(name: str, card: Mapping[str, Any], folder: Path, backend: Backend, precision: Precision) -> str:
+    settings = {field: card[field] for field in _NETWORK_FIELDS if field in card} | {"backend": backend}
     # Weights that are as the files have them need no other word than the digests.
     if card["format"] != PAPER_FORMAT and precision != "float32":
         settings["precision"] = precision
-    digests = [hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in _weight_files(name, card)]
+    digests = list(_weight_files(name, card, folder).values())
     return hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()
 
 
@@ -231,24 +252,21 @@ def describe(
     BackendUnavailableError
         If the backend that was asked for cannot run here.
     """
-    from models.architectures.edge import EdgeConfig
-
     card = _read_card(name, folder)
     try:
         paper = card["format"] == PAPER_FORMAT
-        missing = [file for file in _weight_files(name, card) if not (folder / file).is_file()]
+        missing = [path.name for path in _weight_files(name, card, folder) if not path.is_file()]
         if missing:
             raise WeightsError(f"model {name!r}: {', '.join(missing)} is missing")
         window_us = int(card["window_us"])
         if not paper:
-            config = EdgeConfig(**_known_fields(EdgeConfig, card["config"]))
-            chosen = _choose_backend(_runs_on_kernel(config), backend)
+            chosen = _choose_backend(_runs_on_kernel(card), backend)
             side = int(card["config"]["grid"])
             return Description(name, DDD17_CLASSES, "streaming", 1, side, window_us, card, chosen, precision)
         coding, shape = card["coding"], card["config"]
         side = max(int(coding["height"]), int(coding["width"]))
         steps = int(shape["steps"]) if shape["spiking"] else 1
-        chosen = _choose_backend(bool(shape["spiking"]), backend)
+        chosen = _choose_backend(_runs_on_kernel(card), backend)
         return Description(name, _classes_of(card), "protocol", steps, side, window_us, card, chosen, "int8")
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"model {name!r} has a damaged card: {type(error).__name__}: {error}") from error
@@ -274,10 +292,13 @@ def _classes_of(card: dict[str, Any]) -> tuple[SegmentationClass, ...]:
 
 def save(name: str, config: EdgeConfig, weights: dict[str, Tensor], card: dict[str, Any], folder: Path = ZOO) -> None:
     """Write a streaming network's folded weights and card; ``card`` is completed with the format and the config."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({key: value.contiguous() for key, value in weights.items()}, folder / f"{name}.safetensors")
-    write_card({"name": name, "format": FORMAT, "config": asdict(config), **card}, folder)
+    file = f"{name}.safetensors"
+    data = save({key: value.contiguous() for key, value in weights.items()})
+    (folder / file).write_bytes(data)
+    about = {"name": name, "format": FORMAT, "config": asdict(config)}
+    write_card(about | dict(card) | {"files": {file: hashlib.sha256(data).hexdigest()}}, folder)
 
 
 def save_paper(
@@ -330,16 +351,16 @@ def save_paper(
 def _load_edge(
     name: str, card: dict[str, Any], folder: Path, backend: BackendChoice, precision: Precision
 ) -> StreamingModel:
-    from safetensors.torch import load_file
-
     from models.architectures.edge import EdgeConfig
     from models.runtime.streaming import StreamingModel
 
     config = EdgeConfig(**_known_fields(EdgeConfig, card["config"]))
-    weights = load_file(folder / f"{name}.safetensors")
-    runtime = _edge_runtime(config, weights, _choose_backend(_runs_on_kernel(config), backend), precision)
+    ((path, sha256),) = _weight_files(name, card, folder).items()
+    chosen = _choose_backend(_runs_on_kernel(card), backend)
+    runtime = _edge_runtime(config, _read_weights(path, sha256), chosen, precision)
     window_us = int(card["window_us"])
-    return StreamingModel(name, runtime, DDD17_CLASSES, window_us, card, _fingerprint(name, card, folder, precision))
+    mark = _fingerprint(name, card, folder, chosen, precision)
+    return StreamingModel(name, runtime, DDD17_CLASSES, window_us, card, mark)
 
 
 def _edge_runtime(
@@ -351,10 +372,13 @@ def _edge_runtime(
     return (EventDrivenRuntime if backend == "event-driven" else EdgeRuntime)(config, weights, precision)
 
 
-def _runs_on_kernel(config: EdgeConfig) -> bool:
+def _runs_on_kernel(card: Mapping[str, Any]) -> bool:
+    from models.architectures.edge import EdgeConfig
     from models.runtime.event_driven import supports
 
-    return supports(config)
+    if card["format"] == PAPER_FORMAT:
+        return bool(card["config"]["spiking"])
+    return supports(EdgeConfig(**_known_fields(EdgeConfig, card["config"])))
 
 
 def _choose_backend(runs_on_kernel: bool, choice: BackendChoice) -> Backend:
@@ -383,32 +407,48 @@ def _load_paper(name: str, card: dict[str, Any], folder: Path, backend: BackendC
     config = PaperConfig(**_known_fields(PaperConfig, card["config"]))
     coding = InputCoding(**_known_fields(InputCoding, card["coding"]))
     classes = _classes_of(card)
-    shards = [_read_shard(folder / file, card["files"][file]) for file in _weight_files(name, card)]
+    shards = [_read_weights(path, sha256) for path, sha256 in _weight_files(name, card, folder).items()]
     chosen = _choose_backend(config.spiking, backend)
     runtime_of = EventDrivenPaperRuntime if chosen == "event-driven" else PaperRuntime
     runtime = runtime_of(config, unpack(config, join(shards)))
     if coding.source == "frames":
         return FrameModel(name, runtime, coding, classes, card)
     window_us = int(card["window_us"])
-    return ProtocolModel(name, runtime, coding, classes, window_us, card, _fingerprint(name, card, folder, "int8"))
+    mark = _fingerprint(name, card, folder, chosen, "int8")
+    return ProtocolModel(name, runtime, coding, classes, window_us, card, mark)
 
 
-def _read_shard(path: Path, sha256: str) -> dict[str, Tensor]:
+def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     from safetensors.torch import load
 
-    if not path.is_file():
-        raise WeightsError(f"{path.name} is missing: the weights are not complete")
-    data = path.read_bytes()
+    return load(_read_whole(path, sha256))
+
+
+def _read_whole(path: Path, sha256: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise WeightsError(f"{path.name} is missing: the weights are not complete") from None
+    except OSError as error:
+        raise WeightsError(f"{path.name} cannot be read: {error}") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise WeightsError(f"{path.name} is damaged, or of another version than its card")
-    return load(data)
+    return data
 
 
-def _weight_files(name: str, card: Mapping[str, Any]) -> list[str]:
-    if card["format"] != PAPER_FORMAT:
-        return [f"{name}.safetensors"]
-    count = len(card["files"])
-    return [_shard_name(name, k, count) for k in range(1, count + 1)]
+def _weight_files(name: str, card: Mapping[str, Any], folder: Path) -> dict[Path, str]:
+    """A network's files of weights, in order, and the SHA-256 that the card has of each."""
+    digests = card.get("files")
+    if not isinstance(digests, Mapping) or not digests:
+        raise WeightsError(f"the card of {name!r} has no digests of its weights (files): export the network again")
+    count = len(digests)
+    if card["format"] == PAPER_FORMAT:
+        files = [_shard_name(name, k, count) for k in range(1, count + 1)]
+    elif count == 1:
+        files = [f"{name}.safetensors"]
+    else:
+        raise WeightsError(f"the card of {name!r} names {count} files of weights, a streaming network has one")
+    return {folder / file: str(sha256) for file, (_, sha256) in zip(files, sorted(digests.items()), strict=True)}
 
 
 def _shard_name(name: str, number: int, count: int) -> str:

@@ -144,9 +144,12 @@ def filling(what: str, unit: str, used: int, most: int) -> Finding:
 
 def _model(services: Services) -> Finding:
     name = services.settings.default_model
-    if services.library.is_ready(name):
-        return Finding.ok(f"The default model, {name}, is loaded.")
-    return Finding(Status.FAILING, f"The default model, {name}, is not loaded.")
+    if not services.library.is_ready(name):
+        return Finding(Status.FAILING, f"The default model, {name}, is not loaded.")
+    if damaged := services.library.damaged:
+        reasons = "; ".join(f"{name}: {problem}" for name, problem in damaged.items())
+        return Finding(Status.DEGRADED, f"Models that cannot be used: {reasons}.")
+    return Finding.ok(f"The default model, {name}, is loaded.")
 
 
 def _serving(services: Services) -> Finding:

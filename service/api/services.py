@@ -112,7 +112,7 @@ class Services:
             metrics,
             engine,
             scheduler,
-            ModelLibrary(engine, settings.zoo, settings.backend, settings.weights),
+            ModelLibrary(engine, settings.zoo, settings.backend_of_replica, settings.weights),
             keeping,
             registry,
             workplace,

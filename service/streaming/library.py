@@ -53,6 +53,8 @@ class ModelLibrary:
         self._models: dict[str, SegmentationModel] = {}
         self._frame_models: dict[str, FrameModel] = {}
         self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.damaged: dict[str, str] = {}
+        """Networks of the zoo whose weights are not what their cards say, and what is wrong with each."""
 
     async def names(self) -> tuple[str, ...]:
         """Names of all models that segment events, loaded or not."""
@@ -60,7 +62,8 @@ class ModelLibrary:
 
     async def describe(self) -> list[zoo.Description]:
         """What the cards say of the models that segment events; those that cannot be used are left out."""
-        return await self._engine.offload(_describe, self._folder, self._backend, self._precision)
+        described = await self._engine.offload(_describe, self._folder, self._backend, self._precision)
+        return [description for description in described if description.name not in self.damaged]
 
     async def get(self, name: str) -> SegmentationModel:
         """The model of that name.
@@ -110,8 +113,11 @@ class ModelLibrary:
             raise ModelUnavailableError(f"model {name!r} cannot be loaded on this server") from error
 
     async def warm_up(self, name: str, scheduler: Scheduler) -> None:
-        """Load a model and step it once, and what filters events, so that the first request does not pay for it."""
+        """Load a model and step it once, and what filters events; compare all weights with their cards' digests."""
         await self._engine.offload(event_library)
+        self.damaged = await self._engine.offload_slow(_damaged, self._folder)
+        for damaged, problem in self.damaged.items():
+            logger.error("model %s cannot be used: %s", damaged, problem)
         model = await self.get(name)
         sensor = SensorSize(64, 48)
         await scheduler.segment(model, WindowInput(model.initial_state(sensor), EventBatch.empty(), sensor))
@@ -119,6 +125,16 @@ class ModelLibrary:
     def is_ready(self, name: str) -> bool:
         """Whether that model is loaded."""
         return name in self._models
+
+
+def _damaged(folder: Path) -> dict[str, str]:
+    problems = {}
+    for name in zoo.names(folder):
+        try:
+            zoo.check_weights(name, folder)
+        except model_errors.ModelsError as error:
+            problems[name] = str(error)
+    return problems
 
 
 def _load_for_frames(name: str, folder: Path) -> FrameModel:

@@ -148,8 +148,9 @@ class Snapshot:
         """
         if self.spec.fingerprint != model.fingerprint:
             raise SnapshotError(
-                f"the snapshot was taken with other weights of {model.name!r} than this server has, "
-                f"or with other ones than {model.precision} (SPIKESEG_WEIGHTS)"
+                f"the snapshot was taken with other weights of {model.name!r} than this server has, with a backend "
+                f"other than {model.backend} (SPIKESEG_BACKEND), or with weights other than {model.precision} "
+                "(SPIKESEG_WEIGHTS)"
             )
         if self.membranes is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 
 from models import zoo
 from models.errors import ModelsError
-from tests.service.harness import problem_of, running_server
+from service.streaming.checkpoints import MEDIA_TYPE as STATE_MEDIA_TYPE
+from tests.service.harness import PATIENCE_S, problem_of, running_server
 
 LOAD_EVERYTHING = """
 import sys
@@ -88,3 +90,63 @@ def test_names_do_not_lead_out_of_the_folder(tmp_path: Path) -> None:
         for files, secret in (("viewer", "app.py"), ("docs/assets", "main.py")):
             for way in ("..%2f", "%2e%2e/", "..%5c"):
                 assert http.get(f"/{files}/{way}{secret}").status_code == 404
+
+
+def damaged_zoo(folder: Path, damaged: str) -> Path:
+    """A zoo of edge-s and edge-s-ann in which one bit of one network's weights is another."""
+    for file in ("edge-s.json", "edge-s.safetensors", "edge-s-ann.json", "edge-s-ann.safetensors"):
+        shutil.copy(zoo.ZOO / file, folder)
+    path = folder / f"{damaged}.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return folder
+
+
+def test_a_flipped_bit_of_a_network_is_found_at_the_start(tmp_path: Path) -> None:
+    with running_server(zoo=damaged_zoo(tmp_path, "edge-s-ann")) as url, httpx.Client(base_url=url) as http:
+        ready = http.get("/v2/health/ready")
+        assert ready.status_code == 200
+        model = ready.json()["components"]["model"]
+        assert model["status"] == "degraded"
+        assert "edge-s-ann.safetensors is damaged" in model["reason"]
+        assert [found["name"] for found in http.get("/v1/models").json()["models"]] == ["edge-s"]
+        body = {"sensor": {"width": 64, "height": 48}, "model": "edge-s-ann"}
+        problem = problem_of(http.post("/v1/sessions", json=body), 503)
+        assert problem["type"] == "urn:spikeseg:problem:model-unavailable"
+
+
+def test_a_server_does_not_start_with_a_damaged_default_model(tmp_path: Path) -> None:
+    ended = start(SPIKESEG_ZOO=str(damaged_zoo(tmp_path, "edge-s")))
+    assert ended.returncode == 3
+    assert "edge-s.safetensors is damaged" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_replica_without_the_kernel_does_not_join_a_fleet(tmp_path: Path) -> None:
+    without = {"PATH": "", "CC": str(tmp_path / "no-compiler"), "XDG_CACHE_HOME": str(tmp_path)}
+    ended = start(**without, SPIKESEG_STORE_URL="redis://127.0.0.1:1/0")
+    assert ended.returncode == 3
+    assert "SPIKESEG_BACKEND=torch" in ended.stderr
+
+
+def start(**environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a server that is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "service"],
+        env={**os.environ, "SPIKESEG_PORT": "0", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+
+
+def test_a_snapshot_stays_with_the_backend_that_took_it(server: str) -> None:
+    with running_server(backend="torch") as url, httpx.Client(base_url=url) as torch:
+        body = {"sensor": {"width": 64, "height": 48}, "model": "edge-s"}
+        session = torch.post("/v1/sessions", json=body).json()["session"]
+        snapshot = torch.get(f"/v1/sessions/{session}/state").content
+    with httpx.Client(base_url=server) as http:
+        answer = http.post("/v1/sessions", content=snapshot, headers={"Content-Type": STATE_MEDIA_TYPE})
+        assert "with a backend other than event-driven (SPIKESEG_BACKEND)" in problem_of(answer, 422)["detail"]
