@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from models.errors import BackendUnavailableError
 from service import __version__
 from service.api import health, inference_protocol, models, recordings, segment, sessions, stream
+from service.api.callers import public, scope_of
 from service.api.conditions import ServerHealth, is_ready
 from service.api.docs import add_docs
 from service.api.guard import Guard, SecureHeaders
@@ -62,7 +63,7 @@ class _App(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """As the framework does, and around it the guard, the headers that browsers heed, the request's context."""
-        guarded: ASGIApp = Guard(super().build_middleware_stack(), self.settings)
+        guarded: ASGIApp = Guard(super().build_middleware_stack(), self.settings, self.routes)
         if origins := list(names_in(self.settings.allowed_origins)):
             # Answers the browser's question beforehand, which comes without a token.
             guarded = CORSMiddleware(
@@ -128,6 +129,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Streaming semantic segmentation of event-camera data with spiking networks.",
         version=__version__,
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         # The framework's own spans of WebSockets would last for days; see service/observability/requests.py.
@@ -136,14 +138,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.settings = settings
     install_problem_handlers(app)
     for module in (segment, sessions, stream, models, recordings, health, inference_protocol):
-        app.include_router(module.router)
+        # As routes of the app itself, so that the guard can ask each what it takes.
+        app.routes.extend(module.router.routes)
     add_docs(app)
-    app.mount("/viewer", ViewerFiles(directory=VIEWER), name="viewer")
+    app.mount("/viewer", public(ViewerFiles(directory=VIEWER)), name="viewer")
 
     @app.get("/", include_in_schema=False)
+    @public
     async def index() -> FileResponse:
         return FileResponse(VIEWER / "index.html", headers=REVALIDATE)
 
+    for route in app.routes:
+        scope_of(route)
     return app
 
 

@@ -6,8 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
+
+from service.api.callers import public, takes
+from service.auth import Scope
 
 # The token is the viewer's, kept by the same browser tab.
 _START = """\
@@ -43,17 +46,24 @@ _PAGE = """\
 
 
 def add_docs(app: FastAPI) -> None:
-    """Give an app its ``/docs``."""
+    """Give an app its ``/docs`` and ``/openapi.json``."""
+
+    @app.get("/openapi.json", include_in_schema=False)
+    @takes(Scope.READ)
+    async def description() -> JSONResponse:
+        return JSONResponse(app.openapi())
 
     @app.get("/docs", include_in_schema=False)
+    @public
     async def docs() -> HTMLResponse:
         return HTMLResponse(_PAGE)
 
     @app.get("/docs/start.js", include_in_schema=False)
+    @public
     async def start() -> Response:
         return Response(_START, media_type="text/javascript")
 
-    app.mount("/docs/assets", StaticFiles(directory=_assets()), name="docs-assets")
+    app.mount("/docs/assets", public(StaticFiles(directory=_assets())), name="docs-assets")
 
 
 def _assets() -> Path:

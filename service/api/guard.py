@@ -1,28 +1,29 @@
 """What stands before every call, HTTP and WebSocket alike: host, origin, key, rate, scope; and headers for browsers.
 
-Everything takes a key, but for the short list of what is public: a call that is added later is closed until it is
-listed. Which scope a path takes is decided by its text alone, the same that the routes go by.
+Which scope a call takes is declared on the call (:mod:`service.api.callers`); the guard asks the router which call a
+request is for. What no route answers is not found, whoever asks.
 """
 
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from service import audit
-from service.api.callers import CALLER, require
+from service.api.callers import CALLER, require, route_of, scope_of
 from service.api.problems import problem_response
 from service.api.services import Services
 from service.auth import Caller
-from service.auth import Scope as KeyScope
 from service.errors import (
     ForbiddenError,
+    NotFoundError,
     OriginError,
     RateLimitError,
     ServiceError,
@@ -35,16 +36,11 @@ from service.rate_limits import RateLimiter, network_of
 from service.settings import Settings
 
 HEALTH = ("/v2/health/live", "/v2/health/ready")
-PUBLIC = (*HEALTH, "/", "/docs")
-PUBLIC_FOLDERS = ("/viewer/", "/docs/")
-"""Files of the viewer and of the API's description, which hold nothing of anybody's."""
+"""Asked for by probes, which know the server by its address alone: any host name will do."""
+_PAGES = ("/", "/docs")
+_PAGE_FOLDERS = ("/viewer/", "/docs/")
+"""What browsers show or run; which headers it gets is decided by the path."""
 
-_SCOPES = (
-    (re.compile(r"/v1/sessions/[^/]+/state"), KeyScope.STATE),
-    (re.compile(r"/v1/(sessions|segment|stream)(/.*)?"), KeyScope.STREAM),
-    (re.compile(r"/v2/models/.+/infer"), KeyScope.STREAM),
-    (re.compile(r"/metrics"), KeyScope.METRICS),
-)
 _SAFE = ("GET", "HEAD")
 _BEARER = "bearer."
 _CHALLENGE = 'Bearer realm="spikeseg"'
@@ -75,16 +71,6 @@ _SECURE = {
 _TLS_ONLY = {"Strict-Transport-Security": "max-age=31536000"}
 
 
-def is_public(path: str) -> bool:
-    """Whether a path takes no key."""
-    return path in PUBLIC or path.startswith(PUBLIC_FOLDERS)
-
-
-def scope_of(path: str) -> KeyScope:
-    """The scope that a path takes if it is not public."""
-    return next((scope for pattern, scope in _SCOPES if pattern.fullmatch(path)), KeyScope.READ)
-
-
 class Guard:
     """ASGI middleware that lets nobody pass who may not.
 
@@ -92,10 +78,13 @@ class Guard:
     ----------
     app : ASGI application
     settings : Settings
+    routes : sequence of BaseRoute
+        The app's.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, routes: Sequence[BaseRoute]) -> None:
         self._app = app
+        self._routes = routes
         self._requests = RateLimiter(settings.request_rate, settings.request_burst)
         self._refusals = RateLimiter(settings.refusal_rate, settings.refusal_burst)
         self._hosts = frozenset(name.lower() for name in names_in(settings.allowed_hosts))
@@ -127,20 +116,24 @@ class Guard:
             If they may not.
         """
         path, headers = scope["path"], Headers(scope=scope)
-        if path in HEALTH:
-            return Caller()
         client = scope.get("client")
         address = network_of(client[0]) if client else ""
         caller = Caller()
+        route = route_of(self._routes, scope)
+        if route is None:
+            self._check_rate(address)
+            raise NotFoundError(f"there is nothing at {path[:200]}")
+        wanted = scope_of(route)
         try:
-            self._check_host(headers)
+            if path not in HEALTH:
+                self._check_host(headers)
             if scope["type"] == "websocket" or scope["method"] not in _SAFE:
                 self._check_origin(headers)
-            if keys is not None and not is_public(path):
+            if keys is not None and wanted is not None:
                 caller = _authenticate(scope, headers, keys)
             self._check_rate(caller.id or address)
-            if not is_public(path):
-                require(caller, scope_of(path))
+            if wanted is not None:
+                require(caller, wanted)
         except (UnauthenticatedError, ForbiddenError, UnknownHostError) as error:
             # A good key passes whatever its neighbours do: nobody can guess one, and nobody lock one out.
             wait_s = self._refusals.take(address)
@@ -192,7 +185,7 @@ class SecureHeaders:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        is_page = is_public(path) and path not in HEALTH
+        is_page = path in _PAGES or path.startswith(_PAGE_FOLDERS)
 
         async def secured(message: Message) -> None:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):

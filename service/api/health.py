@@ -10,8 +10,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 
+from service.api.callers import public, takes
 from service.api.conditions import ServerHealth, is_ready
 from service.api.services import AppServices
+from service.auth import Scope
 from service.observability.health import Component, Status, worst
 
 router = APIRouter(tags=["health"])
@@ -27,6 +29,7 @@ AppHealth = Annotated[ServerHealth, Depends(health_of)]
 
 
 @router.get("/v2/health/live")
+@public
 async def live(health: AppHealth) -> JSONResponse:
     """The process answers and its threads do their work; 503 if only a new process can help.
 
@@ -40,6 +43,7 @@ async def live(health: AppHealth) -> JSONResponse:
 
 
 @router.get("/v2/health/ready")
+@public
 async def ready(services: AppServices, health: AppHealth) -> JSONResponse:
     """Whether the server can serve; 503 if not, with the reasons.
 
@@ -63,6 +67,7 @@ async def ready(services: AppServices, health: AppHealth) -> JSONResponse:
 
 
 @router.get("/metrics", response_class=Response)
+@takes(Scope.METRICS)
 async def metrics(services: AppServices) -> Response:
     """Metrics in Prometheus' text format."""
     return Response(generate_latest(services.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -11,12 +11,13 @@ from starlette.responses import Response, StreamingResponse
 
 from service import __version__
 from service.api.bodies import JSON, body_schema, in_parts, read_body
-from service.api.callers import AppCaller
+from service.api.callers import AppCaller, takes
 from service.api.inference_errors import InferenceRoute
 from service.api.inference_tensors import INPUTS, TensorSpec, output_specs, output_tensors
 from service.api.problems import PROBLEM_RESPONSES, invalid_fields
 from service.api.sequences import Inference, Sequences
 from service.api.services import AppServices, Services
+from service.auth import Scope
 from service.errors import NotFoundError, UnknownModelError, UnusableInputError
 from service.wire.tensors import HEADER_LENGTH, TensorError, encode_body
 
@@ -70,6 +71,7 @@ async def sequences_of(request: Request) -> Sequences:
 
 
 @router.get("")
+@takes(Scope.READ)
 async def server_metadata() -> dict[str, Any]:
     """Name and version of the server, and which extensions of the protocol it has."""
     return {"name": "spikeseg", "version": __version__, "extensions": list(EXTENSIONS)}
@@ -77,6 +79,7 @@ async def server_metadata() -> dict[str, Any]:
 
 @router.get("/models/{name}")
 @router.get("/models/{name}/versions/{version}")
+@takes(Scope.READ)
 async def model_metadata(name: str, services: AppServices, version: str = VERSION) -> dict[str, Any]:
     """Inputs and outputs of a model."""
     model = await _described(services, name, version)
@@ -91,6 +94,7 @@ async def model_metadata(name: str, services: AppServices, version: str = VERSIO
 
 @router.get("/models/{name}/ready")
 @router.get("/models/{name}/versions/{version}/ready")
+@takes(Scope.READ)
 async def model_ready(name: str, services: AppServices, version: str = VERSION) -> dict[str, Any]:
     """Whether a model can be used: it is loaded if it is not yet, since nobody would ask for it before it is ready."""
     _require_version(name, version)
@@ -101,6 +105,7 @@ async def model_ready(name: str, services: AppServices, version: str = VERSION) 
 
 @router.get("/models/{name}/config")
 @router.get("/models/{name}/versions/{version}/config")
+@takes(Scope.READ)
 async def model_config(name: str, services: AppServices, version: str = VERSION) -> dict[str, Any]:
     """A model's configuration as Triton has it."""
     model, settings = await _described(services, name, version), services.settings
@@ -123,6 +128,7 @@ async def model_config(name: str, services: AppServices, version: str = VERSION)
 
 
 @router.post("/repository/index")
+@takes(Scope.READ)
 async def repository_index(request: Request, services: AppServices) -> list[dict[str, str]]:
     """The models that there are; with ``{"ready": true}``, those that can be used."""
     body = await read_body(request, _MAX_INDEX_BYTES, services.settings.body_seconds)
@@ -155,6 +161,7 @@ async def repository_index(request: Request, services: AppServices) -> list[dict
     responses=_ANSWERS,
     openapi_extra=body_schema([JSON, _OCTETS], _EXAMPLE),
 )
+@takes(Scope.STREAM)
 async def infer(
     name: str,
     request: Request,
@@ -184,6 +191,7 @@ async def infer(
     return StreamingResponse(in_parts(content), headers=headers, media_type=JSON if json_length is None else _OCTETS)
 
 
+@takes(Scope.READ)
 async def not_offered(request: Request) -> Response:
     """What other servers of the protocol have, and this one does not."""
     raise NotFoundError(f"this server does not offer {request.url.path}")

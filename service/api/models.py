@@ -7,13 +7,16 @@ from typing import Any
 from fastapi import APIRouter
 
 from models.classes import UNLABELLED
+from service.api.callers import takes
 from service.api.problems import PROBLEM_RESPONSES
 from service.api.services import AppServices
+from service.auth import Scope
 
 router = APIRouter(tags=["models"], responses=PROBLEM_RESPONSES)
 
 
 @router.get("/v1/models")
+@takes(Scope.READ)
 async def list_models(services: AppServices) -> dict[str, Any]:
     """Models with classes, how they run and on what, input grid, default window in microseconds, and card."""
     return {

@@ -9,9 +9,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.api.bodies import AEDAT4, body_schema, read_body, require_media_type
+from service.api.callers import takes
 from service.api.demo import recording_to_packets
 from service.api.problems import PROBLEM_RESPONSES
 from service.api.services import AppServices
+from service.auth import Scope
 from service.errors import UnusableInputError
 from service.wire.events import MEDIA_TYPE
 
@@ -23,6 +25,7 @@ _PACKETS: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("", response_class=Response, responses=_PACKETS, openapi_extra=body_schema([AEDAT4]))
+@takes(Scope.READ)
 async def convert_recording(request: Request, services: AppServices) -> Response:
     """An AEDAT4 file in, event packets out."""
     require_media_type(request, [AEDAT4, "application/octet-stream"])
@@ -36,6 +39,7 @@ async def convert_recording(request: Request, services: AppServices) -> Response
 
 
 @router.get("/demo", response_class=Response, responses=_PACKETS)
+@takes(Scope.READ)
 async def demo_recording(services: AppServices) -> Response:
     """The bundled demo recording as event packets."""
     return Response(await services.demo.packets(), media_type=MEDIA_TYPE)

@@ -23,10 +23,12 @@ from service.api.bodies import (
     read_events,
     require_media_type,
 )
+from service.api.callers import takes
 from service.api.negotiation import choose_media_type
 from service.api.problems import PROBLEM_RESPONSES
 from service.api.schemas import limit_errors
 from service.api.services import AppServices, Services
+from service.auth import Scope
 from service.errors import FieldError, UnusableInputError
 from service.observability.tracing import record
 from service.streaming.answers import COCO_RLE, Answer, AnswerFormat, Arrival, build_answer
@@ -55,6 +57,7 @@ Side = Annotated[int | None, Query(ge=1, le=0xFFFF, description="Sensor size; JS
     responses=_ANSWERS,
     openapi_extra=body_schema([*EVENT_TYPES, *PICTURE_TYPES], JSON_EVENTS),
 )
+@takes(Scope.STREAM)
 async def segment(
     request: Request,
     services: AppServices,

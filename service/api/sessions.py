@@ -27,7 +27,7 @@ from service.api.bodies import (
     read_events,
     require_media_type,
 )
-from service.api.callers import AppCaller, require
+from service.api.callers import AppCaller, require, takes
 from service.api.negotiation import choose_media_type
 from service.api.opening import checked_id, open_from_snapshot, open_session
 from service.api.problems import PROBLEM_RESPONSES, invalid_fields
@@ -70,6 +70,7 @@ Sequence_ = Annotated[
     response_class=JSONResponse,
     openapi_extra=body_schema([JSON, STATE_MEDIA_TYPE], _EXAMPLE),
 )
+@takes(Scope.STREAM)
 async def create_session(
     request: Request,
     caller: AppCaller,
@@ -101,6 +102,7 @@ async def create_session(
 
 
 @router.get("/{id}")
+@takes(Scope.STREAM)
 async def get_session(id: str, caller: AppCaller, services: AppServices) -> dict[str, Any]:
     """Look at a session."""
     session = await services.registry.look(id, caller.id)
@@ -108,6 +110,7 @@ async def get_session(id: str, caller: AppCaller, services: AppServices) -> dict
 
 
 @router.delete("/{id}", status_code=204, response_class=Response)
+@takes(Scope.STREAM)
 async def delete_session(id: str, caller: AppCaller, services: AppServices) -> Response:
     """End a session."""
     session = await _find(services, id, caller)
@@ -117,6 +120,7 @@ async def delete_session(id: str, caller: AppCaller, services: AppServices) -> R
 
 
 @router.get("/{id}/state", response_class=Response, responses=_SNAPSHOT)
+@takes(Scope.STATE)
 async def get_state(id: str, caller: AppCaller, services: AppServices) -> Response:
     """A snapshot: all that the session needs to go on from here, in this or another server, with the same bits."""
     session = await services.registry.look(id, caller.id)
@@ -127,6 +131,7 @@ async def get_state(id: str, caller: AppCaller, services: AppServices) -> Respon
 
 
 @router.put("/{id}/state", openapi_extra=body_schema([STATE_MEDIA_TYPE]))
+@takes(Scope.STATE)
 async def put_state(
     id: str, request: Request, caller: AppCaller, services: AppServices, sequence: Sequence_ = None
 ) -> dict[str, Any]:
@@ -156,6 +161,7 @@ async def put_state(
 @router.post(
     "/{id}/events", response_class=Response, responses=_RESULTS, openapi_extra=body_schema(EVENT_TYPES, JSON_EVENTS)
 )
+@takes(Scope.STREAM)
 async def post_events(
     id: str,
     request: Request,
@@ -198,6 +204,7 @@ async def post_events(
 @router.post(
     "/{id}/frames", response_class=Response, responses=_RESULTS, openapi_extra=body_schema([*PICTURE_TYPES, RAW])
 )
+@takes(Scope.STREAM)
 async def post_frame(
     id: str,
     request: Request,
@@ -246,6 +253,7 @@ async def _answer(
 
 
 @router.post("/{id}/reset")
+@takes(Scope.STREAM)
 async def reset_session(
     id: str, caller: AppCaller, services: AppServices, sequence: Sequence_ = None
 ) -> dict[str, Any]:

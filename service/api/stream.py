@@ -15,12 +15,13 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from service.api.callers import SUBPROTOCOL, caller_of
+from service.api.callers import SUBPROTOCOL, caller_of, takes
 from service.api.inbox import Arrived, Inbox
 from service.api.opening import checked_id, open_session
 from service.api.problems import invalid_fields, problem_response
 from service.api.schemas import Hello, ResumeHello, welcome
 from service.api.services import AppServices, Services
+from service.auth import Scope
 from service.errors import (
     CapacityError,
     HelloError,
@@ -66,6 +67,7 @@ _PLAIN: dict[MessageType, Command] = {
 
 
 @router.websocket("/v1/stream")
+@takes(Scope.STREAM)
 async def stream(websocket: WebSocket, services: AppServices) -> None:
     """Stream events through a session; see docs/protocol.md."""
     await Conversation(websocket, services).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -11,18 +12,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import APIRouter
 from starlette.routing import Mount, Route, WebSocketRoute
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from service.api.guard import is_public, scope_of
+from service.api.callers import route_of, scope_of
+from service.api.guard import Guard
 from service.app import create_app
 from service.auth import KeyRing, Scope, new_key
 from service.key_file import add_key, load_keys, remove_keys
+from service.metrics import ServiceMetrics
 from service.settings import Settings
 from service.streaming.checkpoints import MEDIA_TYPE as STATE_MEDIA_TYPE
 from service.wire.events import MEDIA_TYPE, encode_packet
@@ -40,7 +45,7 @@ from tests.service.harness import (
 from tests.service.real_servers import running_redis
 
 PUBLIC = {
-    "/", "/docs", "/docs/start.js", "/docs/assets", "/viewer", "/v2/health/live", "/v2/health/ready",
+    "/", "/docs", "/docs/start.js", "/docs/assets/file", "/viewer/file", "/v2/health/live", "/v2/health/ready",
 }  # fmt: skip
 EVENTS = random_events(5, windows=2)
 
@@ -80,44 +85,119 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
         yield Keyed(url, file, tokens)
 
 
+APP = create_app(Settings())
+
+
 def routes() -> list[tuple[str, str]]:
     """Method and path of everything that the app answers, placeholders filled in; each method of a path."""
     found = []
-    for route in _flat(create_app(Settings()).routes):
+    for route in APP.routes:
         path = re.sub(r"{(\w+)(:\w+)?}", r"\1", route.path)
         if isinstance(route, WebSocketRoute):
             found.append(("WEBSOCKET", path))
         elif isinstance(route, Mount):
-            found.append(("GET", path))
+            found.append(("GET", f"{path}/file"))
         elif isinstance(route, Route):
             found += [(method, path) for method in sorted(route.methods or ())]
     return found
 
 
-def _flat(routes: Any) -> Iterator[Any]:
-    """The routes, also those of the routers, which the framework keeps whole."""
-    for route in routes:
-        inner = getattr(route, "original_router", None)
-        if inner is None:
-            yield route
-        else:
-            yield from _flat(inner.routes)
+def connection(method: str, path: str) -> dict[str, Any]:
+    """As a server tells the app of a request or a handshake."""
+    scope = {"type": "websocket" if method == "WEBSOCKET" else "http", "path": path, "root_path": "", "headers": []}
+    return (
+        scope
+        | {
+            "query_string": b"",
+            "subprotocols": [],
+            "extensions": {"websocket.http.response": {}},
+            "client": ("127.0.0.1", 1),
+            "app": APP,
+        }
+        | ({} if method == "WEBSOCKET" else {"method": method})
+    )
+
+
+def declared(method: str, path: str) -> Scope | None:
+    route = route_of(APP.routes, connection(method, path))
+    assert route is not None
+    return scope_of(route)
 
 
 def test_the_walk_over_the_app_sees_every_call() -> None:
     paths = {path for _, path in routes()}
-    described = {re.sub(r"{(\w+)}", r"\1", path) for path in create_app(Settings()).openapi()["paths"]}
+    described = {re.sub(r"{(\w+)}", r"\1", path) for path in APP.openapi()["paths"]}
     assert described <= paths
     assert ("WEBSOCKET", "/v1/stream") in routes()
 
 
+JOINTS = "\0\t\n\v\f\r\x1c\x1f !#$%&*:=?@\\^|~\x7f\x85\xa0\xff"
+"""Characters that one reader of a path may pass over, or take for its end, and another not."""
+
+
+def spellings(path: str) -> set[str]:
+    """A path as somebody might write it to be taken for another one; %-escapes are decoded by the server already."""
+    found = {path, path + "/", path + ".", path.upper(), "/" + path, path + "//", f"http://host{path}"}
+    for at in [match.start() for match in re.finditer("/", path)] + [len(path)]:
+        found |= {path[:at] + extra + path[at:] for extra in ("/", "/.", "/..", ";a=b", ".", *JOINTS)}
+    return found
+
+
+def test_no_spelling_of_a_path_gives_a_key_more_than_the_calls_own_scope(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the router then serves must be public, or take the one scope that the key has."""
+    served: list[Any] = []
+    for route in APP.routes:
+
+        async def handle(_scope: Any, _receive: Any, _send: Any, route: Any = route) -> None:
+            served.append(route)
+
+        monkeypatch.setattr(route, "handle", handle)
+    keys = {scope: new_key(scope.value, [scope]) for scope in Scope}
+    ring = SimpleNamespace(ring=KeyRing(key for key, _ in keys.values()))
+    monkeypatch.setattr(APP.state, "services", SimpleNamespace(keys=ring, metrics=ServiceMetrics()), raising=False)
+    guard = Guard(APP.router, Settings(request_rate=0, refusal_rate=0), APP.routes)
+
+    async def sink(_message: Any) -> None:
+        return None
+
+    async def knock() -> int:
+        count = 0
+        for path in {path for _, path in routes()}:
+            for spelling in spellings(path):
+                for method in ("GET", "POST", "HEAD", "OPTIONS", "WEBSOCKET"):
+                    # Where no route answers, one key is as good as all.
+                    for scope in Scope if route_of(APP.routes, connection(method, spelling)) else [Scope.READ]:
+                        token = keys[scope][1]
+                        served.clear()
+                        asked = connection(method, spelling)
+                        asked["headers"] = [(b"authorization", f"Bearer {token}".encode())]
+                        await guard(asked, sink, sink)  # type: ignore[arg-type]
+                        count += len(served)
+                        assert all(scope_of(route) in (None, scope) for route in served), (method, spelling, scope)
+        return count
+
+    assert asyncio.run(knock()) > len(routes())
+
+
+@pytest.mark.parametrize("path", ["/metrics%0A", "/v1/segment%0A", "/v1/sessions/X/state%0A", "/v1/stream%0A"])
+@pytest.mark.parametrize("method", ["GET", "POST", "WEBSOCKET"])
+def test_a_line_feed_behind_a_path_opens_nothing(keyed: Keyed, method: str, path: str) -> None:
+    assert ask(keyed.url, method, path, keyed.headers("read")).status_code in (403, 404)
+
+
+def test_what_no_route_answers_is_not_found_with_or_without_a_token(keyed: Keyed) -> None:
+    for path in ("/nothing", "/metrics/", "/v1/streams", "/v1/sessions/a/b/c"):
+        for headers in ({}, keyed.headers("alice")):
+            assert ask(keyed.url, "GET", path, headers).status_code == 404
+
+
 @pytest.mark.parametrize(("method", "path"), routes())
 def test_every_call_is_public_by_name_or_takes_a_token_and_a_scope(keyed: Keyed, method: str, path: str) -> None:
+    wanted = declared(method, path)
     if path in PUBLIC:
-        assert is_public(path if path not in ("/docs/assets", "/viewer") else path + "/")
+        assert wanted is None
         return
-    assert not is_public(path)
-    wanted = scope_of(path)
+    assert wanted is not None
     wrong = next(scope for scope in Scope if scope is not wanted)
     bad = {**keyed.headers("alice")}
     bad["Authorization"] += "x"
@@ -159,13 +239,27 @@ def test_what_is_public_is_answered_without_a_token(keyed: Keyed) -> None:
 
 
 def test_scopes_are_those_of_the_calls() -> None:
-    assert scope_of("/v1/sessions/abc/state") is Scope.STATE
-    for path in ("/v1/stream", "/v1/segment", "/v1/sessions", "/v1/sessions/x/events", "/v1/sessions/x/frames"):
-        assert scope_of(path) is Scope.STREAM
-    assert scope_of("/v2/models/edge-s/infer") is scope_of("/v2/models/edge-s/versions/1/infer") is Scope.STREAM
-    assert scope_of("/metrics") is Scope.METRICS
-    for path in ("/v1/models", "/openapi.json", "/v1/recordings", "/v1/recordings/demo", "/v2", "/v2/models/edge-s"):
-        assert scope_of(path) is Scope.READ
+    assert declared("GET", "/v1/sessions/abc/state") is declared("PUT", "/v1/sessions/abc/state") is Scope.STATE
+    assert declared("WEBSOCKET", "/v1/stream") is Scope.STREAM
+    for path in ("/v1/segment", "/v1/sessions", "/v1/sessions/x/events", "/v1/sessions/x/frames"):
+        assert declared("POST", path) is Scope.STREAM
+    for path in ("/v2/models/edge-s/infer", "/v2/models/edge-s/versions/1/infer"):
+        assert declared("POST", path) is Scope.STREAM
+    assert declared("GET", "/metrics") is Scope.METRICS
+    for path in ("/v1/models", "/openapi.json", "/v1/recordings/demo", "/v2", "/v2/models/edge-s"):
+        assert declared("GET", path) is Scope.READ
+
+
+def test_a_call_without_a_declared_scope_keeps_the_app_from_being_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    router = APIRouter()
+
+    @router.get("/v1/forgotten")
+    async def forgotten() -> None:
+        """A call that was added in a hurry."""
+
+    monkeypatch.setattr("service.api.models.router", router)
+    with pytest.raises(LookupError, match=r"forgotten.*declares no scope"):
+        create_app(Settings())
 
 
 def test_a_browser_shows_its_token_as_a_subprotocol(keyed: Keyed) -> None:
