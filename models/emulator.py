@@ -10,7 +10,7 @@ State goes in and comes out; nothing is mutated, and the same inputs give the sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,20 +128,23 @@ def thresholds(shape: tuple[int, ...], config: EmulatorConfig, seed: int) -> tup
 
 
 def crossings(
-    reference: FloatImage, level: FloatImage, theta_on: FloatImage, theta_off: FloatImage
+    reference: FloatImage, level: FloatImage, theta_on: FloatImage, theta_off: FloatImage, most: int = 0
 ) -> tuple[CountImage, CountImage, FloatImage]:
     """Count the thresholds that each pixel crosses on the way to a new log intensity.
 
     Returns
     -------
     n_on, n_off : int16 array, (H, W)
+        At most ``most`` of each, unless that is 0; those beyond it are lost.
     reference : float32 array, (H, W)
         The log intensity at each pixel's last event after the change.
     """
     change = level - reference
     n_on = np.floor(np.maximum(change, 0) / theta_on)
     n_off = np.floor(np.maximum(-change, 0) / theta_off)
-    return n_on.astype(np.int16), n_off.astype(np.int16), reference + n_on * theta_on - n_off * theta_off
+    after = reference + n_on * theta_on - n_off * theta_off
+    limit = most or np.iinfo(np.int16).max
+    return np.minimum(n_on, limit).astype(np.int16), np.minimum(n_off, limit).astype(np.int16), after
 
 
 def emulate(
@@ -169,16 +172,8 @@ def emulate(
     EmulatorError
         If the frame is of another size than the state, or time does not go on.
     """
-    level = log_intensity(frame, config.dark_level)
-    if level.shape != state.log_intensity.shape:
-        height, width = state.log_intensity.shape
-        raise EmulatorError(f"the frame is {level.shape[1]}x{level.shape[0]}, the sensor is {width}x{height}")
-    if t_us <= state.t_us:
-        raise EmulatorError(f"frame time {t_us} µs is not after the last frame's, {state.t_us} µs")
-
-    n_on, n_off, reference = crossings(state.reference, level, state.theta_on, state.theta_off)
-    if config.most_crossings:
-        n_on, n_off = (np.minimum(counts, np.int16(config.most_crossings)) for counts in (n_on, n_off))
+    level = _next_level(state, frame, t_us, config)
+    n_on, n_off, reference = crossings(state.reference, level, state.theta_on, state.theta_off, config.most_crossings)
     t_parts, where_parts, p_parts = [], [], []
     for polarity, counts, step in ((1, n_on, state.theta_on), (0, n_off, -state.theta_off)):
         t, where = _crossing_times(state, level, t_us, counts, step, config.refractory_us)
@@ -187,8 +182,7 @@ def emulate(
         p_parts.append(np.full(len(t), polarity, np.uint8))
 
     rng = np.random.default_rng((state.seed, state.frames))
-    expected = config.noise_rate_hz * (t_us - state.t_us) * 1e-6 * level.size
-    n_noise = int(rng.poisson(expected))
+    n_noise = int(rng.poisson(expected_noise(state, t_us, config)))
     t_parts.append(rng.integers(state.t_us + 1, t_us + 1, n_noise))
     where_parts.append(rng.integers(0, level.size, n_noise))
     p_parts.append(rng.integers(0, 2, n_noise, dtype=np.uint8))
@@ -203,6 +197,34 @@ def emulate(
     return events, EmulatorState(
         t_us, level, reference, state.theta_on, state.theta_off, last, state.seed, state.frames + 1
     )
+
+
+def expected_noise(state: EmulatorState, t_us: int, config: EmulatorConfig) -> float:
+    """How many background events there are on average from the last frame to a time, in µs."""
+    return config.noise_rate_hz * (t_us - state.t_us) * 1e-6 * state.log_intensity.size
+
+
+def look_anew(state: EmulatorState, frame: NDArray[np.generic], t_us: int, config: EmulatorConfig) -> EmulatorState:
+    """The state of a sensor that was away until ``t_us`` and has looked at ``frame`` since: nothing in between is seen.
+
+    Raises
+    ------
+    EmulatorError
+        As ``emulate``.
+    """
+    level = _next_level(state, frame, t_us, config)
+    return replace(state, t_us=t_us, log_intensity=level, reference=level, frames=state.frames + 1)
+
+
+def _next_level(state: EmulatorState, frame: NDArray[np.generic], t_us: int, config: EmulatorConfig) -> FloatImage:
+    """The log intensity of a frame that comes after the state's."""
+    level = log_intensity(frame, config.dark_level)
+    if level.shape != state.log_intensity.shape:
+        height, width = state.log_intensity.shape
+        raise EmulatorError(f"the frame is {level.shape[1]}x{level.shape[0]}, the sensor is {width}x{height}")
+    if t_us <= state.t_us:
+        raise EmulatorError(f"frame time {t_us} µs is not after the last frame's, {state.t_us} µs")
+    return level
 
 
 def _crossing_times(

@@ -7,19 +7,30 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from models.emulator import EmulatorConfig
 from models.events import SensorSize
 from models.filters import FilterConfig, HotPixelConfig
-from service.api.schemas import FilterFields, FrameFields, SessionFields, limit_errors
+from service.api.problems import invalid_fields
+from service.api.schemas import (
+    FilterFields,
+    FrameFields,
+    SessionFields,
+    TimeFields,
+    describe_options,
+    limit_errors,
+)
 from service.api.services import Services
 from service.errors import FieldError, UnusableInputError
+from service.settings import Settings
 from service.streaming.answers import AnswerFormat
 from service.streaming.backlog import Backlog, Policy
-from service.streaming.camera import Camera, CameraConfig
+from service.streaming.camera import Camera, CameraConfig, most_crossings
 from service.streaming.registry import new_id, new_secret
 from service.streaming.session import Session, digest
 from service.streaming.snapshots import Progress, SessionSpec, Snapshot
-from service.streaming.windowing import CountWindows, EventStream, StreamConfig, TimeWindows
+from service.streaming.windowing import CountWindows, EventStream, SnapshotError, StreamConfig, TimeWindows
 from service.wire.masks import MaskEncoding
 
 if TYPE_CHECKING:
@@ -110,11 +121,9 @@ async def open_from_snapshot(
         If the snapshot does not fit the model.
     """
     services.require_open()
-    window = snapshot.spec.config.window
-    window_us = window.us if isinstance(window, TimeWindows) else None
-    errors = limit_errors(services.settings, snapshot.spec.sensor, window_us=window_us)
+    errors = option_errors(services.settings, snapshot.spec)
     if errors:
-        raise UnusableInputError(errors[0].message, errors)
+        raise SnapshotError(f"the snapshot's {errors[0].field}: {errors[0].message}", errors)
     model = await services.library.get(snapshot.spec.model)
     services.registry.require_room()
     progress = await services.engine.offload(snapshot.progress, model)
@@ -133,16 +142,33 @@ async def _take_in(
     return session, f"{session.id}.{secret}"
 
 
-def camera_config(fields: FrameFields | None, sensor: SensorSize, most_events: int) -> CameraConfig | None:
-    """How the frames of a new session become events; None if it takes events.
+def option_errors(settings: Settings, spec: SessionSpec) -> list[FieldError]:
+    """Why a session with the settings of a snapshot could not have been opened on this server; empty if it could."""
+    options = describe_options(spec)
+    if spec.camera is not None and options["time"] == TimeFields().model_dump():
+        options["time"] = None
+    try:
+        fields = SessionFields.model_validate(options)
+    except ValidationError as error:
+        return invalid_fields(error)[1]
+    errors = limit_errors(settings, spec.sensor, fields)
+    if spec.camera is not None:
+        emulator, dark_level = spec.camera.emulator, EmulatorConfig().dark_level
+        most = most_crossings(spec.sensor, settings.max_events_per_window)
+        if emulator.dark_level != dark_level:
+            errors.append(FieldError("frames.dark_level", f"dark_level is {dark_level}"))
+        if not 1 <= emulator.most_crossings <= most:
+            errors.append(FieldError("frames.most_crossings", f"most_crossings is between 1 and {most}"))
+    return errors
 
-    A flash of light over all pixels at once stays below ``most_events``, as a real sensor's readout is full.
-    """
+
+def camera_config(fields: FrameFields | None, sensor: SensorSize, most_events: int) -> CameraConfig | None:
+    """How the frames of a new session become events, at most ``most_events`` a window; None if it takes events."""
     if fields is None:
         return None
     settings = fields.model_dump(exclude={"seed"})
-    most = min(max(most_events // (2 * sensor.width * sensor.height), 1), 100)
-    return CameraConfig(EmulatorConfig(**settings, most_crossings=most), fields.seed)
+    crossings = most_crossings(sensor, most_events)
+    return CameraConfig(EmulatorConfig(**settings, most_crossings=crossings), fields.seed)
 
 
 def stream_config(fields: SessionFields, default_us: int) -> StreamConfig:

@@ -15,6 +15,7 @@ from service.observability.context import request_id
 from service.settings import Settings
 from service.streaming.camera import CameraConfig
 from service.streaming.session import Session
+from service.streaming.snapshots import SessionSpec
 from service.streaming.windowing import CountWindows, TimeWindows
 from service.wire.messages import PROTOCOL_VERSION
 
@@ -214,16 +215,11 @@ def limit_errors(
     return errors
 
 
-def describe_session(session: Session, settings: Settings) -> dict[str, Any]:
-    """What a client is told of a session, but for its resume token."""
-    spec, config = session.spec, session.spec.config
-    deadline_s = spec.backlog.deadline_s
+def describe_options(spec: SessionSpec) -> dict[str, Any]:
+    """The options that a session was opened with, as ``SessionFields`` has them; defaults are there too."""
+    config, deadline_s = spec.config, spec.backlog.deadline_s
     return {
-        "session": session.id,
-        "model": session.model.name,
-        "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in session.model.classes],
-        "unlabelled": UNLABELLED,
-        "sensor": {"width": session.sensor.width, "height": session.sensor.height},
+        "sensor": {"width": spec.sensor.width, "height": spec.sensor.height},
         "window": describe_window(config.window),
         "gaps": config.gaps,
         "time": {
@@ -233,10 +229,21 @@ def describe_session(session: Session, settings: Settings) -> dict[str, Any]:
         },
         "queue": {"policy": str(spec.backlog.policy), "windows": spec.backlog.windows},
         "deadline_ms": None if deadline_s is None else deadline_s * 1e3,
-        "mask": str(session.form.mask),
-        "metrics": session.form.metrics,
+        "mask": str(spec.form.mask),
+        "metrics": spec.form.metrics,
         "frames": describe_camera(spec.camera),
         "filter": describe_filter(config.filter),
+    }
+
+
+def describe_session(session: Session, settings: Settings) -> dict[str, Any]:
+    """What a client is told of a session, but for its resume token."""
+    return {
+        "session": session.id,
+        "model": session.model.name,
+        "classes": [{"id": c.id, "name": c.name, "color": list(c.color)} for c in session.model.classes],
+        "unlabelled": UNLABELLED,
+        **describe_options(session.spec),
         "next_sequence": session.next_sequence,
         "next_window": session.next_window,
         "acked": session.acked,

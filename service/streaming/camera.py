@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.emulator import EmulatorConfig, EmulatorState, emulate, initial, thresholds
+from models.emulator import EmulatorConfig, EmulatorState, emulate, expected_noise, initial, look_anew, thresholds
 from models.errors import EmulatorError
 from models.events import EventBatch, SensorSize
 from service.errors import FieldError, UnusableInputError
@@ -18,6 +18,18 @@ from service.wire.frames import Frame
 
 _ARRAYS = {"log_intensity": np.float32, "reference": np.float32, "last_event_us": np.int64}
 _DOCUMENT = {"t_us", "frames"}
+_MOST_CROSSINGS = 100
+_NOISE_SHARE = 4
+# How far sums of thresholds may be off.
+_LIGHT_ERROR = 0.01
+
+
+def most_crossings(sensor: SensorSize, most_events: int) -> int:
+    """Most events of one pixel between two frames.
+
+    A flash of light over all pixels at once stays below ``most_events``, as a real sensor's readout is full.
+    """
+    return min(max(most_events // (2 * sensor.width * sensor.height), 1), _MOST_CROSSINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,36 @@ class Camera:
             raise UnusableInputError(str(error), [FieldError("t_us", str(error))]) from None
         return events, replace(self, state=state)
 
+    def misses(self, t_us: int, most_events: int) -> bool:
+        """Whether it was away before a frame at ``t_us``: the noise of so long a time would be too many events.
+
+        Parameters
+        ----------
+        t_us : int
+            Microseconds.
+        most_events : int
+            Most events of one window; the noise between two frames may be a part of them.
+        """
+        if self.state is None:
+            return False
+        return expected_noise(self.state, t_us, self.config.emulator) > most_events / _NOISE_SHARE
+
+    def wake(self, frame: Frame) -> Camera:
+        """The camera after it was away until this frame: what changed meanwhile gives no events.
+
+        Raises
+        ------
+        UnusableInputError
+            If the frame is not later than the one before it.
+        """
+        if self.state is None:
+            return self.see(frame)[1]
+        try:
+            state = look_anew(self.state, frame.grey, frame.t_us, self.config.emulator)
+        except EmulatorError as error:
+            raise UnusableInputError(str(error), [FieldError("t_us", str(error))]) from None
+        return replace(self, state=state)
+
     def at_rest(self) -> Camera:
         """A camera of this kind that has seen nothing."""
         return Camera(self.config)
@@ -136,6 +178,13 @@ class Camera:
                 )
             if not np.isfinite(found).all():
                 raise SnapshotError(f"the camera's {name} holds values that are not finite")
+        dark = config.emulator.dark_level
+        darkest, brightest = np.log(dark) - _LIGHT_ERROR, np.log(1 + dark) + _LIGHT_ERROR
+        for name in ("log_intensity", "reference"):
+            if arrays[name].min() < darkest or arrays[name].max() > brightest:
+                raise SnapshotError(f"the camera's {name} must lie between {darkest:.3f} and {brightest:.3f}")
+        if arrays["last_event_us"].max() > document["t_us"]:
+            raise SnapshotError("the camera's last_event_us is later than its last frame")
         theta_on, theta_off = thresholds(shape, config.emulator, config.seed)
         state = EmulatorState(
             document["t_us"],

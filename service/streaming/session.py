@@ -597,6 +597,9 @@ class Session:
     ) -> tuple[list[Window], EventStream, Camera]:
         assert camera is not None
         self._require_sensor(frame.size, "frame")
+        if camera.misses(frame.t_us, stream.limits.events) or stream.misses(frame.t_us + 1):
+            camera = camera.wake(frame)
+            return *stream.pass_over(frame.t_us + 1), camera
         events, camera = camera.see(frame)
         windows, stream = stream.push(events)
         more, stream = stream.advance(frame.t_us + 1, already=len(windows))

@@ -102,6 +102,14 @@ class CountCutter:
         check_time(until_us)
         return [], replace(self, horizon=max(self.horizon, until_us))
 
+    def closes(self, until_us: int) -> int:  # noqa: ARG002
+        """How many windows end by a time if no events come: none."""
+        return 0
+
+    def pass_over(self, until_us: int, *, already: int = 0) -> tuple[list[Window], CountCutter]:
+        """As ``advance``: there are no windows without events."""
+        return self.advance(until_us, already=already)
+
     def flush(self, *, already: int = 0) -> tuple[list[Window], CountCutter]:
         """Close the open window before it is full if it holds events that no window has held yet.
 

@@ -192,6 +192,30 @@ class EventStream:
         cut = self._cut(events, already, until_us=until_us)
         return self._next(cut, reorder=reorder, clock=clock, latest=max(self.latest, until_us))
 
+    def misses(self, until_us: int) -> bool:
+        """Whether to go to ``until_us`` (microseconds) would close more windows than one message may."""
+        return self.cutter.closes(until_us) > self.limits.windows
+
+    def pass_over(self, until_us: int) -> tuple[list[Window], EventStream]:
+        """Take note that the sensor was away until ``until_us``; give what is open, and a window that tells of the gap.
+
+        For a stream whose events are in order and whose clock does not overflow.
+
+        Parameters
+        ----------
+        until_us : int
+            Microseconds.
+
+        Raises
+        ------
+        TimeOrderError
+            If ``until_us`` is out of range.
+        """
+        windows, cutter = self.cutter.pass_over(until_us)
+        dropped = [NOTHING] * len(windows) if self.filter is not None else ()
+        cut = _Cut(windows, cutter, self.filter, dropped, NOTHING if self.filter is not None else ())
+        return self._next(cut, latest=max(self.latest, until_us))
+
     def flush(self) -> tuple[list[Window], EventStream]:
         """Give the open window, and those before it, if there are events that no window has held yet.
 

@@ -112,6 +112,23 @@ class TimeCutter:
             return [], replace(self, horizon=until_us)
         return self._close(self._number_at(self.horizon), EventBatch.empty(), until_us, already)
 
+    def closes(self, until_us: int) -> int:
+        """How many windows end by ``until_us`` (microseconds), which comes after all that has been received."""
+        return max(0, self._number_at(until_us) - self._number_at(self.horizon)) if self.started else 0
+
+    def pass_over(self, until_us: int, *, already: int = 0) -> tuple[list[Window], TimeCutter]:
+        """As ``advance``, but of the windows without events only the last one is given: the others are its ``gap``.
+
+        Raises
+        ------
+        TimeOrderError, TimeJumpError
+            As ``advance``.
+        """
+        check_time(until_us)
+        if until_us <= self.horizon or not self.started:
+            return self.advance(until_us)
+        return self._close(self._number_at(self.horizon), EventBatch.empty(), until_us, already, silent=True)
+
     def flush(self, *, already: int = 0) -> tuple[list[Window], TimeCutter]:
         """Close the open window before its time if it holds events that no window has held yet.
 
@@ -160,8 +177,13 @@ class TimeCutter:
         """Which multiple of the stride is the first one after a time."""
         return time_us // self.size.stride_us + 1
 
-    def _close(self, first: int, events: EventBatch, horizon: int, already: int) -> tuple[list[Window], TimeCutter]:
-        """Add events and close the windows from the ``first`` multiple of the stride to the last one by ``horizon``."""
+    def _close(
+        self, first: int, events: EventBatch, horizon: int, already: int, *, silent: bool = False
+    ) -> tuple[list[Window], TimeCutter]:
+        """Add events and close the windows from the ``first`` multiple of the stride to the last one by ``horizon``.
+
+        With ``silent``, windows without events are passed over, but for the last one if they are given otherwise.
+        """
         length, stride = self.size.us, self.size.stride_us
         stop = self._number_at(horizon)
         if stop == first:
@@ -169,13 +191,16 @@ class TimeCutter:
             pending = settle([*self.pending, own(events)])
             return [], replace(self, started=True, horizon=horizon, pending=pending)
         held = EventBatch.concatenate([*self.pending, events])
-        if self.gaps == "step":
+        if self.gaps == "step" and not silent:
             check_closed(stop - first, already, self.limits, f"going to {horizon} µs")
             numbers = np.arange(first, stop, dtype=np.int64)
         else:
             lows, counts = self._occupied(held.t, first, stop)
             check_closed(int(counts.sum()), already, self.limits, f"going to {horizon} µs")
             numbers = _expand(lows, counts)
+            if self.gaps == "step" and (not len(numbers) or numbers[-1] < stop - 1):
+                check_closed(len(numbers) + 1, already, self.limits, f"going to {horizon} µs")
+                numbers = np.append(numbers, stop - 1)
         begins = np.searchsorted(held.t, numbers * stride - length)
         ends = np.searchsorted(held.t, numbers * stride)
         # What ends before the window before it has been in that one.
