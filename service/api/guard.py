@@ -6,6 +6,7 @@ request is for. What no route answers is not found, whoever asks.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -41,6 +42,8 @@ _PAGES = ("/", "/docs")
 _PAGE_FOLDERS = ("/viewer/", "/docs/")
 """What browsers show or run; which headers it gets is decided by the path."""
 
+_REFUSAL_SECONDS = 0.2
+"""How long a caller with too many requests waits for the refusal."""
 _SAFE = ("GET", "HEAD")
 _BEARER = "bearer."
 _CHALLENGE = 'Bearer realm="spikeseg"'
@@ -100,6 +103,8 @@ class Guard:
             caller = self._admit(scope, services.keys)
         except ServiceError as error:
             services.metrics.count_error(error.code)
+            if isinstance(error, RateLimitError):
+                await asyncio.sleep(_REFUSAL_SECONDS)
             await _refuse(error, scope, receive, send)
             return
         scope[CALLER] = caller
@@ -229,7 +234,9 @@ def _token(scope: Scope, headers: Headers) -> str | None:
 
 
 def _slow_down(wait_s: float, why: str) -> RateLimitError:
-    return RateLimitError(f"{why}; try again later", headers={"Retry-After": str(max(1, math.ceil(wait_s)))})
+    # A connection that may be used again at once would make refusing as dear as serving.
+    headers = {"Retry-After": str(max(1, math.ceil(wait_s))), "Connection": "close"}
+    return RateLimitError(f"{why}; try again later", headers=headers)
 
 
 def _while_valid(caller: Caller, keys: KeyFile, receive: Receive, send: Send) -> Receive:
