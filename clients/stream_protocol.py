@@ -21,13 +21,13 @@ Any error on the way goes to ``protocol.lost(error)``: it raises what is final, 
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 from clients.cutting import cut
@@ -81,6 +81,8 @@ SEND_BUFFER_BYTES = 512 * 1024
 """What a socket must take at once, see above."""
 MAX_PACKET_BYTES = 1 << 20
 MAX_WINDOWS_PER_MESSAGE = 8
+LONGEST_PAUSE_US = 3_600_000_000
+"""A pause of the sensor that is stepped over; a longer one is left to the service, which refuses jumps of its clock."""
 # The service keeps 4 MiB of answers for those who lost them with a connection; all that is in flight must fit.
 ANSWER_BYTES_IN_FLIGHT = 2 << 20
 # What the service has answered but not yet acknowledged, since its state store lags behind or is away. Beyond it a
@@ -169,7 +171,10 @@ class StreamProtocol:
         self._attempts = 0
         self._exhausted = False
         self._end_due = False
-        self._parts: Iterator[EventBatch] = iter(())
+        self._parts: Iterator[EventBatch | Advance] = iter(())
+        # Up to here the session has been told of the sensor's time, in microseconds.
+        self._told_us: int | None = None
+        self._started = False
         self._waiting: deque[Item] = deque()
         # What a new session would be fed with if this one were lost.
         self._kept: deque[Item] = deque()
@@ -350,7 +355,7 @@ class StreamProtocol:
             elif isinstance(item, Advance):
                 if not 0 <= item.until_us <= MAX_TIME_US:
                     raise PacketError(f"{item.until_us} µs is no time that a stream can reach", "until_us")
-                self._staged = encode_advance(self._numbered, item.until_us)
+                self._parts = itertools.chain(self._steps_to(item.until_us), (item,))
             elif isinstance(item, Flush):
                 self._staged = encode_flush(self._numbered)
                 # A window that was cut short cannot be found again by its time.
@@ -527,6 +532,7 @@ class StreamProtocol:
         self._staged, self._alone = None, False
         self._frame_us = None
         self._parts = iter(())
+        self._told_us, self._started = None, False
         self._waiting = deque(self._kept)
         self._end_due = self._exhausted and self.fault is None
         # Its windows are numbered from its first event on; which ones they are, their times tell.
@@ -551,7 +557,7 @@ class StreamProtocol:
         begin = self._answered_until_us - warm_us
         # One event, or frame, before then is kept too: by it the new session begins to count its windows early enough.
         while self._kept:
-            later = next((t for t in map(_begins_us, islice(self._kept, 1, None)) if t is not None), None)
+            later = next((t for t in map(_begins_us, itertools.islice(self._kept, 1, None)) if t is not None), None)
             if _begins_us(self._kept[0]) is not None and (later is None or later > begin):
                 break
             self._kept.popleft()
@@ -581,7 +587,10 @@ class StreamProtocol:
         """Encode what comes next: a part of an item, or the end."""
         while self._staged is None:
             part = next(self._parts, None)
-            if part is not None:
+            if isinstance(part, Advance):
+                self._staged = encode_advance(self._numbered, part.until_us)
+                self._tell(part.until_us)
+            elif part is not None:
                 self._encode(part)
             elif self._waiting:
                 self._load(self._waiting.popleft())
@@ -600,7 +609,10 @@ class StreamProtocol:
             self._refuse(error)
             return
         self._staged = encode_events(self._numbered, packet)
-        self._reach(int(part.t.max()))
+        newest_us = int(part.t.max())
+        self._reach(newest_us)
+        self._started = True
+        self._tell(newest_us)
 
     def _encode_frame(self, frame: Frame) -> bytes:
         assert self.session is not None, "nothing is fed before the welcome"
@@ -623,6 +635,11 @@ class StreamProtocol:
     def _reach(self, newest_us: int) -> None:
         self._newest_us = newest_us if self._newest_us is None else max(newest_us, self._newest_us)
 
+    def _tell(self, until_us: int) -> None:
+        # Before its first event a session has no windows.
+        if self._started:
+            self._told_us = until_us if self._told_us is None else max(until_us, self._told_us)
+
     def _refuse(self, error: WireError) -> None:
         self._exhausted, self._end_due = True, False
         self._parts = iter(())
@@ -630,15 +647,28 @@ class StreamProtocol:
         fields = [FieldError(error.field, str(error))] if error.field else []
         self.fault = InputError(str(error), errors=fields)
 
-    def _cut(self, batch: EventBatch) -> Iterator[EventBatch]:
-        """The events in parts that may each go in one message."""
+    def _cut(self, batch: EventBatch) -> Iterator[EventBatch | Advance]:
+        """The events in parts that may each go in one message, and steps over the pauses between them."""
         session = self.session
         assert session is not None, "nothing is fed before the welcome"
         room = min(session.max_message_bytes, MAX_PACKET_BYTES) - MESSAGE_HEADER.size - PACKET_HEADER.size
         max_events = max(1, room // self._encoding.record.itemsize)
         timed = session.window_us is not None
         span_us = min(self._windows_per_message * self._stride_us, _MAX_DT_US) if timed else _MAX_DT_US
-        return cut(batch, span_us, max_events)
+        for part in cut(batch, span_us, max_events):
+            if self._options.ordered:
+                yield from self._steps_to(int(part.t[0]))
+            yield part
+
+    def _steps_to(self, until_us: int) -> Iterator[Advance]:
+        """Times on the way over a pause, so that no message closes more windows than it may."""
+        if self.session is None or self.session.window_us is None:
+            return
+        if self._told_us is None or until_us - self._told_us > LONGEST_PAUSE_US:
+            return
+        step_us = self._windows_per_message * self._stride_us
+        while until_us - self._told_us > step_us:
+            yield Advance(self._told_us + step_us)
 
     @property
     def _windows_per_message(self) -> int:

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from clients import Client, FrameOptions, Result, ResultStream, Retries, StreamOptions, stream_protocol
+from clients import Advance, Client, FrameOptions, Result, ResultStream, Retries, StreamOptions, stream_protocol
 from clients.cutting import cut, regroup
 from clients.errors import (
     CapacityError,
@@ -373,6 +373,16 @@ def test_times_going_back(server: str, client: Client, events: EventBatch, undis
     with pytest.raises(InputError, match="is earlier than") as local:
         list(client.stream([back], SENSOR))
     assert local.value.fields == ("t",)
+
+
+@pytest.mark.parametrize("by_advance", [False, True])
+def test_a_pause_of_twenty_seconds(client: Client, by_advance: bool) -> None:
+    pause_us = 20_000_000
+    last: Advance | EventBatch = Advance(pause_us) if by_advance else make_events((pause_us, 1, 1, 1))
+    results = list(client.stream([make_events((0, 1, 1, 1)), last], SENSOR, window_us=WINDOW_US))
+    ends = [result.t_end for result in results]
+    assert ends == [WINDOW_US * (k + 1) for k in range(len(ends))]
+    assert ends[-1] in (pause_us, pause_us + WINDOW_US)
 
 
 def test_a_jump_in_time(server: str, client: Client) -> None:

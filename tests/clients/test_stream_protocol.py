@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from clients.stream_protocol import (
     DEGRADED_AFTER_S,
     MAX_BYTES_IN_FLIGHT,
     MAX_MESSAGES_IN_FLIGHT,
+    MAX_WINDOWS_PER_MESSAGE,
     WARM_UP_WINDOWS,
     StreamProtocol,
 )
@@ -140,6 +142,26 @@ def test_a_large_batch_goes_out_in_parts_that_never_exceed_what_may_be_in_flight
     assert numbers(received) == list(range(1, len(received) + 1))
     times = [t for message in received for t in decode_packet(decode_message(message).payload).events.t.tolist()]
     assert times == events.t.tolist()
+
+
+@given(pause_us=st.integers(0, 10**8), by_advance=st.booleans())
+def test_a_pause_is_told_in_steps_that_close_few_windows(pause_us: int, by_advance: bool) -> None:
+    protocol = stream()
+    protocol.feed(make_events((5, 0, 0, 1)))
+    later = 5 + pause_us
+    protocol.feed(Advance(later) if by_advance else make_events((later, 1, 1, 0)))
+    at_us, last = 5, None
+    while last != (later, MessageType.ADVANCE if by_advance else MessageType.EVENTS):
+        data = protocol.next_message()
+        assert data is not None
+        message = decode_message(data)
+        if message.type is MessageType.ADVANCE:
+            (told,) = struct.unpack("<q", message.payload)
+        else:
+            told = int(decode_packet(message.payload).events.t[-1])
+        assert at_us <= told <= at_us + MAX_WINDOWS_PER_MESSAGE * WINDOW_US
+        at_us, last = told, (told, message.type)
+        protocol.receive(encode_ack(message.sequence, message.sequence, 32))
 
 
 @given(acked=st.integers(0, 4), answered=st.integers(0, 4), asks_for=st.integers(1, 5), more=st.integers(0, 3))
