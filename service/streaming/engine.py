@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Engine:
-    """Two pools of threads: one encodes and decodes, one does what may take seconds.
+    """Three pools of threads: one encodes and decodes, one loads networks, one does what else may take seconds.
 
     Parameters
     ----------
@@ -32,6 +32,7 @@ class Engine:
     def __init__(self, *, codec_workers: int = 2) -> None:
         self.watch = Watch()
         self._codecs = ThreadPoolExecutor(codec_workers, "codec")
+        self._loader = ThreadPoolExecutor(1, "loader")
         self._slow = ThreadPoolExecutor(1, "slow")
 
     async def offload(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -46,12 +47,20 @@ class Engine:
         running.add_done_callback(lambda _: self.watch.end(number))
         return await asyncio.wrap_future(running)
 
+    async def offload_loading(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function that reads weights or compiles, where only others of its kind wait behind it."""
+        return await _run_on(self._loader, function, *args, **kwargs)
+
     async def offload_slow(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that may take seconds, such as parsing a recording, where no session waits behind it."""
-        call = carried(partial(function, *args, **kwargs))
-        return await asyncio.get_running_loop().run_in_executor(self._slow, call)
+        return await _run_on(self._slow, function, *args, **kwargs)
 
     def close(self) -> None:
         """Stop the threads once they have finished what they are at; what is queued is dropped."""
-        for pool in (self._codecs, self._slow):
+        for pool in (self._codecs, self._loader, self._slow):
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+async def _run_on(pool: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    call = carried(partial(function, *args, **kwargs))
+    return await asyncio.get_running_loop().run_in_executor(pool, call)

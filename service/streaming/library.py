@@ -107,14 +107,14 @@ class ModelLibrary:
 
     async def _load(self, name: str, load: Callable[[str, Path], M]) -> M:
         try:
-            return await self._engine.offload(load, name, self._folder)
+            return await self._engine.offload_loading(load, name, self._folder)
         except model_errors.ModelsError as error:
             logger.error("model %s cannot be loaded: %s", name, error)
             raise ModelUnavailableError(f"model {name!r} cannot be loaded on this server") from error
 
     async def warm_up(self, name: str, scheduler: Scheduler) -> None:
         """Load a model and step it once, and what filters events; compare all weights with their cards' digests."""
-        await self._engine.offload(event_library)
+        await self._engine.offload_loading(event_library)
         self.damaged = await self._engine.offload_slow(_damaged, self._folder)
         for damaged, problem in self.damaged.items():
             logger.error("model %s cannot be used: %s", damaged, problem)
