@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from clients import Activity, Latency, LayerActivity, Result, Skipped, overlay
 from clients.errors import OutputError
 from clients.outputs import MaskFolder, McapRecording, Output, OverlayVideo, Report, WindowEvents
 from clients.outputs import mcap as mcap_module
+from clients.outputs.report import EXACT_WINDOWS, RELATIVE_ERROR, Percentiles
 from models.classes import DDD17_CLASSES
 from models.events import EventBatch, SensorSize
 from service.wire.events import decode_packet
@@ -225,3 +229,43 @@ def test_the_report_has_means_over_windows() -> None:
     quiet = Report(DDD17_CLASSES)
     quiet.add(result(0, activity=False))
     assert not any(line.startswith(("SOPs", "firing", "energy")) for line in quiet.lines())
+
+
+def test_a_report_of_a_stream_of_hours_stays_small() -> None:
+    report = Report(DDD17_CLASSES)
+    latencies = np.random.default_rng(4).lognormal(1.5, 1.0, 20_000)
+    tracemalloc.start()
+    try:
+        for ms in latencies[:6000]:
+            report.add(replace(RESULTS[3], latency=Latency(0.0, 0.0, 0.0, 0.0, float(ms))))
+        before = tracemalloc.get_traced_memory()[0]
+        for ms in latencies[6000:]:
+            report.add(replace(RESULTS[3], latency=Latency(0.0, 0.0, 0.0, 0.0, float(ms))))
+        # 14,000 windows, each of which was some kilobytes.
+        assert tracemalloc.get_traced_memory()[0] - before < 50_000
+    finally:
+        tracemalloc.stop()
+    said = list(report.lines())
+    assert said[0].startswith("windows        20000 ")
+    found = [float(text) for text in re.findall(r"([\d.]+) ms[, ]", said[-1])]
+    assert found == pytest.approx(np.percentile(latencies, [50, 95]), rel=RELATIVE_ERROR, abs=0.06)
+
+
+@pytest.mark.parametrize("count", [1, 2, EXACT_WINDOWS, EXACT_WINDOWS + 1, 3 * EXACT_WINDOWS])
+def test_percentiles_are_exact_for_few_and_near_for_many(count: int) -> None:
+    values = np.random.default_rng(count).lognormal(2, 2, count)
+    percentiles = Percentiles()
+    for value in values:
+        percentiles.add(float(value))
+    error = 1e-12 if count <= EXACT_WINDOWS else 1.001 * RELATIVE_ERROR
+    for percent in (0, 5, 50, 95, 99.9, 100):
+        method = "linear" if count <= EXACT_WINDOWS else "lower"
+        assert percentiles.at(percent) == pytest.approx(np.percentile(values, percent, method=method), rel=error)
+
+
+def test_percentiles_of_times_that_cannot_be() -> None:
+    percentiles = Percentiles()
+    for value in [0.0, -1.0, 1e300] * EXACT_WINDOWS:
+        percentiles.add(value)
+    assert percentiles.at(50) == pytest.approx(1e-3, rel=2 * RELATIVE_ERROR)
+    assert percentiles.at(100) == pytest.approx(1e9, rel=2 * RELATIVE_ERROR)
