@@ -1,5 +1,6 @@
 // One session on the stream: hello, numbered messages, acknowledgements, and taking the session up again with its
-// resume token when the connection drops. Every message is kept until the server has acknowledged it.
+// resume token when the connection drops. Every message is kept until the server has acknowledged it, or, while its state
+// store is away, as long as there is room.
 
 import { Code, FormatError, Kind, VERSION, encodeEnd, parseMessage } from './protocol.js';
 import { subprotocols } from './token.js';
@@ -16,6 +17,8 @@ export const Link = Object.freeze({
 const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 8000;
 const SILENCE_MS = 20000;
+/** So many bytes of messages are kept that are answered but not acknowledged: the server's state store is away. */
+const MOST_KEPT_BYTES = 64 * 2 ** 20;
 
 /** Closures after which trying again would not help. */
 const FINAL_CODES = new Set([
@@ -35,6 +38,8 @@ const FINAL_CODES = new Set([
  * @property {(welcome: object, resumed: boolean) => void} onWelcome
  * @property {(result: {meta: object, mask: Uint8Array}) => void} onResult
  * @property {(sequence: number) => void} onAck every message up to this one has been answered
+ * @property {(kept: boolean) => void} onKept false: an answered message that only this server has is no longer kept here;
+ *   true: the server has everything for good again
  * @property {(end: {code: number, reason: string, problem: ?object, lost: boolean}) => void} onEnd the session cannot go on; `lost`: the
  *   server no longer knows it, so a new one may be started
  */
@@ -55,6 +60,9 @@ export class StreamConnection {
   #token = null;
   #nextSequence = 1;
   #pending = []; // {sequence, buffer}, oldest first; what the server might still lose
+  #pendingBytes = 0;
+  #mostKeptBytes;
+  #keeps = true; // whether all that the server might still lose is here
   #answered = 0; // number of the last message whose results are all here
   #turn = 1; // number of the message that this connection gives results for
   #windows = new Set(); // windows of the message after `#answered` that are here already
@@ -69,9 +77,10 @@ export class StreamConnection {
    * @param {string|URL} url
    * @param {object} hello fields of the hello besides `type` and `version`
    * @param {Handlers} handlers
-   * @param {{WebSocket?: typeof WebSocket}} [options]
+   * @param {{WebSocket?: typeof WebSocket, mostKeptBytes?: number}} [options]
    */
-  constructor(url, hello, handlers, { WebSocket = globalThis.WebSocket } = {}) {
+  constructor(url, hello, handlers, { WebSocket = globalThis.WebSocket, mostKeptBytes = MOST_KEPT_BYTES } = {}) {
+    this.#mostKeptBytes = mostKeptBytes;
     this.#url = url;
     this.#hello = hello;
     this.#handlers = handlers;
@@ -93,7 +102,17 @@ export class StreamConnection {
 
   /** How many messages may be sent now; what is sent beyond that waits in the socket. */
   get credit() {
-    return this.live ? this.#credit - this.unanswered : 0;
+    return this.live && this.hasRoom ? this.#credit - this.unanswered : 0;
+  }
+
+  /** Bytes of the messages that are kept. */
+  get keptBytes() {
+    return this.#pendingBytes;
+  }
+
+  /** Whether there is room for more messages: what is not answered has a bound as well. */
+  get hasRoom() {
+    return this.#pendingBytes < 2 * this.#mostKeptBytes;
   }
 
   /** Messages that the server has not answered yet. */
@@ -151,6 +170,7 @@ export class StreamConnection {
     const sequence = this.#nextSequence++;
     const buffer = encode(sequence);
     this.#pending.push({ sequence, buffer });
+    this.#pendingBytes += buffer.byteLength;
     if (this.live) this.#socket.send(buffer);
     return sequence;
   }
@@ -206,13 +226,34 @@ export class StreamConnection {
     } else if (message.kind === Kind.ACK) {
       this.#tries = 0;
       this.#turn = Math.max(this.#turn, message.answered + 1);
-      this.#pending = this.#pending.filter((sent) => sent.sequence > Math.min(message.acked, this.#turn - 1));
+      this.#forget(message.acked);
       this.#credit = message.credit ?? this.#credit;
       if (message.answered <= this.#answered) return;
       this.#answered = message.answered;
       this.#windows.clear();
       this.#handlers.onAck(message.answered);
     }
+  }
+
+  /** Let go of what the server has for good; and of what it has answered, oldest first, if that is too much to keep. */
+  #forget(acked) {
+    const answered = this.#turn - 1;
+    let count = 0;
+    for (const { sequence, buffer } of this.#pending) {
+      const safe = sequence <= Math.min(acked, answered);
+      if (!safe && (sequence > answered || this.#pendingBytes <= this.#mostKeptBytes)) break;
+      this.#pendingBytes -= buffer.byteLength;
+      count++;
+      if (!safe) this.#tell(false);
+    }
+    this.#pending.splice(0, count);
+    if (acked >= answered) this.#tell(true);
+  }
+
+  #tell(keeps) {
+    if (keeps === this.#keeps) return;
+    this.#keeps = keeps;
+    this.#handlers.onKept(keeps);
   }
 
   #onClose(closeCode, reason) {

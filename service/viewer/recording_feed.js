@@ -81,7 +81,7 @@ export class RecordingFeed {
   }
 
   tick(nowMs) {
-    this.#player.tick(nowMs);
+    if (this.#connection.hasRoom) this.#player.tick(nowMs);
   }
 
   setPlaying(playing) {

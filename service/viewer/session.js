@@ -188,6 +188,7 @@ export class Session {
     this.windowsLeftOut = 0;
     this.#answerTimes = [];
     this.classCounts = {};
+    this.#view.onWordOver('store');
     const feed = this.#feed;
     const { model, windowUs } = this.#chosen;
     const hello = {
@@ -203,6 +204,7 @@ export class Session {
       onState: mine(() => this.#onLinkState()),
       onWelcome: mine((welcome, resumed) => this.#onWelcome(welcome, resumed)),
       onAck: mine((sequence) => feed.onAck(sequence)),
+      onKept: mine((kept) => this.#onKept(kept)),
       onResult: mine((result) => this.#onResult(result)),
       onEnd: mine((end) => this.#onEnd(end)),
     });
@@ -275,6 +277,19 @@ export class Session {
     }
     this.#view.onWordOver('link');
     this.#view.onChange();
+  }
+
+  #onKept(kept) {
+    if (kept) {
+      this.#view.onWordOver('store');
+      return;
+    }
+    this.#view.onWord({
+      key: 'store',
+      level: 'notice',
+      title: 'The server cannot save the session at the moment',
+      detail: 'It goes on, but more has been sent since than this page keeps: if the server is lost now, a new session begins.',
+    });
   }
 
   #onEnd({ code, reason: said, problem, lost }) {

@@ -7,6 +7,8 @@ import json
 import re
 import zlib
 from itertools import pairwise
+from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -20,7 +22,8 @@ from service.wire.frames import decode_frame
 from service.wire.messages import MessageType
 from tests.service.browser import VIEWER_SENSOR as SENSOR
 from tests.service.browser import Viewer, b64, recording
-from tests.service.harness import REPOSITORY
+from tests.service.harness import REPOSITORY, running_server
+from tests.service.real_servers import running_redis
 from tests.vectors.make import PATH
 
 PROTOCOL = REPOSITORY / "docs" / "protocol.md"
@@ -366,6 +369,61 @@ def test_a_full_server_is_asked_again_and_nobody_waits_for_a_paused_page(modules
     )
     assert (got["waiting"], got["dormant"], got["before"], got["after"]) == ("waiting", "dormant", 2, 3)
     assert got["hello"] == {"type": "hello", "version": 1, "model": "m"}
+
+
+STREAM_FRAMES = """
+const { StreamConnection } = await import('/viewer/connection.js');
+const { encodeFrame } = await import('/viewer/protocol.js');
+const until = async (condition) => {
+  for (let i = 0; i < 6000 && !condition(); i++) await new Promise((resolve) => setTimeout(resolve, 10));
+  if (!condition()) throw new Error(`waited in vain: ${condition}`);
+};
+let said = window.said = [];
+let answered = 0;
+const url = new URL('/v1/stream', location.href);
+url.protocol = 'ws:';
+const connection = window.connection = new StreamConnection(url, { sensor: { width: 64, height: 48 }, frames: {} }, {
+  onState: () => {},
+  onWelcome: () => {},
+  onResult: () => {},
+  onAck: (sequence) => (answered = sequence),
+  onKept: (kept) => said.push(kept),
+  onEnd: ({ code }) => said.push(code),
+}, { mostKeptBytes: 40000 });
+connection.open();
+await until(() => connection.live);
+const picture = { width: 64, height: 48, grey: new Uint8Array(64 * 48) };
+let most = 0;
+for (let i = 1; i <= a[0]; i++) {
+  connection.send((sequence) => encodeFrame(sequence, i * 1000, picture));
+  await until(() => answered === i);
+  most = Math.max(most, connection.keptBytes);
+}
+return { most, said: [...said], kept: connection.keptBytes };
+"""
+
+
+def test_what_is_kept_while_the_store_is_away_has_a_bound(chromium: webdriver.Chrome, tmp_path: Path) -> None:
+    with running_redis(tmp_path) as redis, running_server(store_url=redis.url, store_seconds=0.5) as server:
+        page = Viewer(chromium, server)
+        chromium.get(page.url + "viewer/favicon.svg")
+        assert page.run(STREAM_FRAMES, 8) == {"most": ANY, "said": [], "kept": ANY}
+        redis.freeze()
+        try:
+            got = page.run(STREAM_FRAMES, 60)
+        finally:
+            redis.thaw()
+        assert got["said"] == [False]
+        assert 35_000 < got["kept"] <= got["most"] < 45_000
+        page.run(
+            """
+            for (let i = 0; i < 6000 && window.said.length < 2; i++) await new Promise((done) => setTimeout(done, 10));
+            """
+        )
+        got = page.run(
+            "return { said: window.said, kept: window.connection.keptBytes, room: window.connection.hasRoom };"
+        )
+        assert got == {"said": [False, True], "kept": 0, "room": True}
 
 
 # player.js ------------------------------------------------------------------------------------------------------------
