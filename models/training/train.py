@@ -94,7 +94,7 @@ class Trainer:
     def update(self, batch: Any, progress: float) -> dict[str, Tensor]:
         """Learn from one batch at ``progress`` in [0, 1); gives the parts of the loss."""
         config = self.config
-        warm = min(1.0, self.updates / config.warm_up) if config.warm_up else 1.0
+        warm = min(1.0, (self.updates + 1) / config.warm_up) if config.warm_up else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
         reduced = config.precision == "bfloat16"

@@ -74,9 +74,15 @@ class Leftovers:
         StateStoreError
             If it cannot be used; what is left is tried next time.
         """
-        for id, epoch in list(self._epochs.items()):
+        for id in list(self._epochs):
+            await self.settle(id, store)
+
+    async def settle(self, id: str, store: StateStore) -> None:
+        """Have the store forget the session of this id that has ended, if there is one; raises as ``clear``."""
+        epoch = self._epochs.get(id)
+        if epoch is not None:
             await store.delete(id, epoch)
-            del self._epochs[id]
+            self._epochs.pop(id, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +155,7 @@ class Keeper:
         self._behind_since: float | None = None
         self._saved_in = keeping.health.returns
         self._over = False
+        self._failed = False
 
     @property
     def epoch(self) -> int:
@@ -169,7 +176,7 @@ class Keeper:
             If the store has a session of that id.
         """
         try:
-            self._epoch = await self._keeping.store.create(self._id, await self._build(), self._keeping.ttl_s)
+            await self._create(await self._build())
         except SessionExistsError:
             raise
         except StateStoreError as error:
@@ -190,7 +197,7 @@ class Keeper:
         self._hurry.set()
 
     async def keep(self) -> bool:
-        """Have everything up to now in the store; False if the store cannot be used.
+        """Have everything up to now in the store; False if the store cannot be used, or the last save failed.
 
         Raises
         ------
@@ -201,7 +208,7 @@ class Keeper:
         while self._keeping.store.durable and self.acked < wanted:
             if self._over:
                 raise FencedError(f"session {self._id} has been taken up elsewhere")
-            if self._keeping.health.problem is not None:
+            if self._keeping.health.problem is not None or self._failed:
                 return False
             self._hurry.set()
             self.moved()
@@ -239,8 +246,13 @@ class Keeper:
                 try:
                     with bound(session=self._id), span("checkpoint", {"spikeseg.session": self._id}):
                         await self._save(sequence)
-                except StateStoreError as error:
-                    self._keeping.health.failed(error)
+                except Exception as error:
+                    if isinstance(error, StateStoreError):
+                        self._keeping.health.failed(error)
+                    else:
+                        # A fault of this program: nobody must wait for a checkpoint that will not come.
+                        self._failed = True
+                        logger.exception("session %s could not be saved", self._id, extra={"session": self._id})
                     self._keeping.metrics.count_checkpoint_failure()
                     self._end_attempt()
                     await asyncio.sleep(_RETRY_DELAYS_S[min(failures, len(_RETRY_DELAYS_S) - 1)])
@@ -248,6 +260,7 @@ class Keeper:
                     self._hurry.set()
                     continue
                 failures = 0
+                self._failed = False
                 self._end_attempt()
                 if self._over or self._last() == sequence:
                     return
@@ -262,7 +275,7 @@ class Keeper:
             if self._epoch:
                 await self._keeping.store.save(self._id, self._epoch, checkpoint, self._keeping.ttl_s)
             else:
-                self._epoch = await self._keeping.store.create(self._id, checkpoint, self._keeping.ttl_s)
+                await self._create(checkpoint)
         except (FencedError, SessionExistsError):
             self._over = True
             self.on_fenced()
@@ -275,6 +288,11 @@ class Keeper:
         self.acked = sequence
         self._behind_since = None if self._last() == sequence else moment
         self.on_acked()
+
+    async def _create(self, checkpoint: Checkpoint) -> None:
+        # One of the same name that ended while the store was away goes first.
+        await self._keeping.leftovers.settle(self._id, self._keeping.store)
+        self._epoch = await self._keeping.store.create(self._id, checkpoint, self._keeping.ttl_s)
 
     async def _wait_for_turn(self) -> None:
         """Until the last checkpoint is old enough, or somebody is in a hurry."""

@@ -115,7 +115,7 @@ class ModelLibrary:
     async def warm_up(self, name: str, scheduler: Scheduler) -> None:
         """Load a model and step it once, and what filters events; compare all weights with their cards' digests."""
         await self._engine.offload_loading(event_library)
-        self.damaged = await self._engine.offload_slow(_damaged, self._folder)
+        self.damaged = await self._engine.offload_loading(_damaged, self._folder)
         for damaged, problem in self.damaged.items():
             logger.error("model %s cannot be used: %s", damaged, problem)
         model = await self.get(name)

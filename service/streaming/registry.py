@@ -185,8 +185,8 @@ class SessionRegistry:
         session = self._sessions.get(id)
         store = self._keeping.store
         try:
-            if id in self._keeping.leftovers:
-                session = None
+            if session is None and id in self._keeping.leftovers:
+                pass
             elif session is None or (store.durable and not await store.owns(id, session.keeper.epoch)):
                 checkpoint = await store.peek(id) if store.durable else None
                 session = None
@@ -280,9 +280,9 @@ class SessionRegistry:
             return _owned(await self._find_durable(id, owner), owner)
 
     async def _find_durable(self, id: str, owner: str) -> Session | None:
-        if id in self._keeping.leftovers:
-            return None
         session = self._sessions.get(id)
+        if session is None and id in self._keeping.leftovers:
+            return None
         store = self._keeping.store
         try:
             if session is not None:
@@ -292,17 +292,17 @@ class SessionRegistry:
                 session.expel(SessionMovedError("another replica has taken up this session"))
                 await self.remove(session, forget=False)
                 session = None
-            if owner:
-                # Before it is claimed, which would take it from the server that has it.
-                checkpoint = await store.peek(id)
-                if checkpoint is None or checkpoint.header.get("owner", "") != owner:
-                    return None
-            if self._full and await store.peek(id) is not None:
-                self.require_room()
+            # All that could keep it from going on here is found out before it is claimed: a claim takes it from the
+            # server that has it.
+            checkpoint = await store.peek(id)
+            if checkpoint is None or self._revive is None or checkpoint.header.get("owner", "") != owner:
+                return None
+            self.require_room()
+            await self._revive(state_store.Claim(0, checkpoint))
             claim = await store.claim(id)
         except state_store.StateStoreError as error:
             return self._without_store(session, error)
-        if claim is None or self._revive is None:
+        if claim is None:
             return None
         session = await self._revive(claim)
         self._sessions[id] = session

@@ -70,6 +70,19 @@ def test_the_first_windows_after_a_reset_are_not_judged(fresh: bool, steps: int,
     assert (losses["cross_entropy"] > 0) == judged
 
 
+def test_the_first_update_learns_too() -> None:
+    torch.manual_seed(0)
+    trainer = Trainer(StreamTask(SMALL), replace(SMALL, warm_up=4), ALONE)
+    before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
+    chunk = Chunk(np.ones((4, 1, 2, 24, 24), np.float32), np.ones((4, 1, 12, 12), np.uint8), np.array([False]))
+    rates = []
+    for _ in range(5):
+        trainer.update(chunk, 0.0)
+        rates.append(trainer.optimizer.param_groups[0]["lr"] / SMALL.learning_rate)
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
+
+
 def test_windows_shown_together_are_one_step() -> None:
     x = torch.arange(1, 5).float()[:, None, None, None, None].expand(4, 1, 2, 2, 2)
     assert at_once(x, TINY).flatten().tolist() == [TINY.count_clip] * 8
