@@ -158,9 +158,15 @@ def test_a_thread_that_is_stuck_makes_the_server_degraded_and_then_dead() -> Non
 
 def test_a_stuck_codec_is_found_even_when_nobody_waits_for_it() -> None:
     async def scenario(http: httpx.AsyncClient, services: Services) -> None:
-        gate = threading.Event()
-        waiting = asyncio.create_task(services.engine.offload(gate.wait, PATIENCE_S))
-        await asyncio.sleep(0)
+        started, gate = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            started.set()
+            gate.wait(PATIENCE_S)
+
+        waiting = asyncio.create_task(services.engine.offload(hold))
+        # What no thread has begun yet is dropped when nobody waits for it.
+        assert await asyncio.to_thread(started.wait, PATIENCE_S)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         try:
