@@ -88,8 +88,8 @@ class HttpProtocol(HttpToolsProtocol):
         framing = len(piece) - max(0, self._body_bytes - before)
         if self._head_timer is not None:
             # A head that began in this piece may share it with the end of another request.
-            self._head_bytes += len(piece) if began_with_head else 0
-            if self._head_bytes > MAX_HEAD_BYTES + _PIECE_BYTES:
+            self._head_bytes += len(piece) if began_with_head else 1
+            if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(HTTPStatus(431), "head-too-large", f"the head has more than {MAX_HEAD_BYTES} bytes")
             return
         self._framing_bytes += framing
