@@ -172,9 +172,8 @@ class StreamProtocol:
         self._exhausted = False
         self._end_due = False
         self._parts: Iterator[EventBatch | Advance] = iter(())
-        # Up to here the session has been told of the sensor's time, in microseconds.
+        # Up to here the session has been told of the sensor's time, in microseconds; it has no windows before an event.
         self._told_us: int | None = None
-        self._started = False
         self._waiting: deque[Item] = deque()
         # What a new session would be fed with if this one were lost.
         self._kept: deque[Item] = deque()
@@ -532,7 +531,7 @@ class StreamProtocol:
         self._staged, self._alone = None, False
         self._frame_us = None
         self._parts = iter(())
-        self._told_us, self._started = None, False
+        self._told_us = None
         self._waiting = deque(self._kept)
         self._end_due = self._exhausted and self.fault is None
         # Its windows are numbered from its first event on; which ones they are, their times tell.
@@ -589,7 +588,8 @@ class StreamProtocol:
             part = next(self._parts, None)
             if isinstance(part, Advance):
                 self._staged = encode_advance(self._numbered, part.until_us)
-                self._tell(part.until_us)
+                if self._told_us is not None:
+                    self._told_us = max(part.until_us, self._told_us)
             elif part is not None:
                 self._encode(part)
             elif self._waiting:
@@ -611,8 +611,7 @@ class StreamProtocol:
         self._staged = encode_events(self._numbered, packet)
         newest_us = int(part.t.max())
         self._reach(newest_us)
-        self._started = True
-        self._tell(newest_us)
+        self._told_us = newest_us if self._told_us is None else max(newest_us, self._told_us)
 
     def _encode_frame(self, frame: Frame) -> bytes:
         assert self.session is not None, "nothing is fed before the welcome"
@@ -635,11 +634,6 @@ class StreamProtocol:
     def _reach(self, newest_us: int) -> None:
         self._newest_us = newest_us if self._newest_us is None else max(newest_us, self._newest_us)
 
-    def _tell(self, until_us: int) -> None:
-        # Before its first event a session has no windows.
-        if self._started:
-            self._told_us = until_us if self._told_us is None else max(until_us, self._told_us)
-
     def _refuse(self, error: WireError) -> None:
         self._exhausted, self._end_due = True, False
         self._parts = iter(())
@@ -654,7 +648,7 @@ class StreamProtocol:
         room = min(session.max_message_bytes, MAX_PACKET_BYTES) - MESSAGE_HEADER.size - PACKET_HEADER.size
         max_events = max(1, room // self._encoding.record.itemsize)
         timed = session.window_us is not None
-        span_us = min(self._windows_per_message * self._stride_us, _MAX_DT_US) if timed else _MAX_DT_US
+        span_us = min(self._step_us, _MAX_DT_US) if timed else _MAX_DT_US
         for part in cut(batch, span_us, max_events):
             if self._options.ordered:
                 yield from self._steps_to(int(part.t[0]))
@@ -666,9 +660,13 @@ class StreamProtocol:
             return
         if self._told_us is None or until_us - self._told_us > LONGEST_PAUSE_US:
             return
-        step_us = self._windows_per_message * self._stride_us
-        while until_us - self._told_us > step_us:
-            yield Advance(self._told_us + step_us)
+        while until_us - self._told_us > self._step_us:
+            yield Advance(self._told_us + self._step_us)
+
+    @property
+    def _step_us(self) -> int:
+        """Sensor time that one message may go on by, in microseconds."""
+        return self._windows_per_message * self._stride_us
 
     @property
     def _windows_per_message(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
@@ -22,7 +23,8 @@ CALLER = "spikeseg.caller"
 
 Endpoint = TypeVar("Endpoint")
 
-_TAKES: dict[Any, Scope | None] = {}
+# Apps may come and go, and take the functions and files that they serve with them.
+_TAKES: WeakKeyDictionary[Any, Scope | None] = WeakKeyDictionary()
 
 
 def takes(scope: Scope) -> Callable[[Endpoint], Endpoint]:
@@ -64,7 +66,7 @@ def scope_of(route: BaseRoute) -> Scope | None:
     endpoint = route.app if isinstance(route, Mount) else getattr(route, "endpoint", None)
     try:
         return _TAKES[endpoint]
-    except KeyError:
+    except (KeyError, TypeError):
         raise LookupError(f"{route} declares no scope: takes(...) or public stands above its function") from None
 
 

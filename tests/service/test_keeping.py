@@ -59,8 +59,10 @@ class Progress:
     def __init__(self, keeping: Keeping, id: str = "session-1") -> None:
         self.number = 0
         self.fenced = False
+        self.saved = asyncio.Event()
         self.keeper = Keeper(id, 0, 0, keeping, lambda: self.number, self._build)
         self.keeper.on_fenced = self._on_fenced
+        self.keeper.on_acked = self.saved.set
 
     async def _build(self) -> Checkpoint:
         return CHECKPOINT
@@ -88,8 +90,8 @@ def test_nobody_waits_for_a_save_that_fails(failure: Exception) -> None:
         assert progress.keeper.acked == 0
         store.failure = None
         # It goes on trying by itself.
-        while progress.keeper.acked < 1:
-            await asyncio.sleep(0.01)
+        await progress.saved.wait()
+        assert progress.keeper.acked == 1
         assert await progress.keeper.keep()
         await progress.keeper.close(forget=True)
 
@@ -111,8 +113,8 @@ def test_a_session_may_take_the_name_of_one_that_ended_while_the_store_was_away(
         second.keeper.moved()
         assert not await second.keeper.keep()
         store.failure = None
-        while second.keeper.acked < 1:
-            await asyncio.sleep(0.01)
+        await second.saved.wait()
+        assert second.keeper.acked == 1
         assert not second.fenced
         assert "session-1" not in keeping.leftovers
         assert await store.owns("session-1", second.keeper.epoch)
